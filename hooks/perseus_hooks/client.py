@@ -1,0 +1,222 @@
+"""A client: the two calls, guarded so that no training ever stops or waits because of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import os
+import time
+import weakref
+from types import TracebackType
+from typing import Any, Protocol
+
+from perseus_hooks.channel import CONNECT_MS, Channel
+from perseus_hooks.events import INSTRUCTIONS, Hello, StageEnd, StageStart
+from perseus_hooks.spans import Spans
+from perseus_hooks.wire import MAX_COUNT, MAX_INTEGER
+
+logger = logging.getLogger("perseus_hooks")
+
+_INSTRUCTIONS = frozenset(INSTRUCTIONS)
+_OTHER = ("other", 0, 0, None, None)
+_NO_TOKEN = 0  # what stage_start returns when it could not open a span; ending it does nothing
+
+
+class Outlet(Protocol):
+    """Where a client's events go: a Channel, or a recording."""
+
+    def emit(self, kind: type[Any], time_ns: int, *fields: Any) -> None: ...
+    def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None: ...
+    def close(self, time_ns: int) -> None: ...
+    def forget(self) -> None: ...
+
+
+class Client:
+    """One rank's voice. Use the module's functions, unless one process speaks for several ranks.
+
+    No method blocks or raises. A forked child's copy is silent. wait_ms: how long making a client
+    may wait for a daemon whose socket file is there, so that the first computation is not lost.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        runtime_dir: str,
+        *,
+        outlet: Outlet | None = None,
+        wait_ms: int = CONNECT_MS,
+    ) -> None:
+        self._outlet = outlet if outlet is not None else Channel(hello, runtime_dir)
+        self._spans = Spans()
+        self._said: set[str] = set()
+        _clients.add(self)
+        self.introduce(hello, wait_ms=wait_ms)
+
+    def introduce(self, hello: Hello, *, wait_ms: int = 0) -> None:
+        """Say who this is; again, when that changes."""
+        try:
+            self._outlet.introduce(hello, time.monotonic_ns(), wait_ms)
+        except Exception as error:  # noqa: BLE001  see the class
+            self._say_once("introduce", error)
+
+    def stage_start(
+        self,
+        instruction: str,
+        *,
+        microbatch: int = 0,
+        chunk: int = 0,
+        stage: int | None = None,
+        iteration: int | None = None,
+    ) -> int:
+        """Open a span in this thread; its token may be given to stage_end, in any thread."""
+        time_ns = time.monotonic_ns()
+        token = _NO_TOKEN
+        try:
+            token = self._spans.start()
+            fields = (instruction, microbatch, chunk, stage, iteration)
+            if not _is_plain(fields):
+                fields = self._repaired(fields)
+            self._outlet.emit(StageStart, time_ns, token, *fields)
+        except Exception as error:  # noqa: BLE001  see the class
+            self._say_once("stage_start", error)
+        return token
+
+    def stage_end(self, token: int | None = None) -> None:
+        """End this thread's innermost span, or the one with this token."""
+        time_ns = time.monotonic_ns()
+        try:
+            ended = self._spans.end(token)
+            if ended is not None:
+                self._outlet.emit(StageEnd, time_ns, ended)
+        except Exception as error:  # noqa: BLE001  see the class
+            self._say_once("stage_end", error)
+
+    def stage(
+        self,
+        instruction: str,
+        *,
+        microbatch: int = 0,
+        chunk: int = 0,
+        stage: int | None = None,
+        iteration: int | None = None,
+    ) -> Span:
+        """stage_start and stage_end around a `with` block."""
+        return Span(self, instruction, microbatch, chunk, stage, iteration)
+
+    def close(self) -> None:
+        """Say goodbye and stop; waits for nothing but the goodbye, and for that 20 ms at most."""
+        try:
+            self._outlet.close(time.monotonic_ns())
+        except Exception as error:  # noqa: BLE001  see the class
+            self._say_once("close", error)
+
+    def forget(self) -> None:
+        """In a forked child: be silent for good, and touch nothing of the parent's."""
+        self._spans = Spans()
+        self._outlet.forget()
+
+    def _repaired(self, fields: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Fields that the wire takes: enums and whole numbers of any type kept, the rest `other`.
+
+        A computation that is reported wrongly is worse than one that says nothing.
+        """
+        try:
+            instruction = str.__str__(fields[0])
+            numbers = [None if n is None else int(operator.index(n)) for n in fields[1:]]
+        except TypeError as error:
+            self._say_once("repair", error)
+            return _OTHER
+        if instruction not in _INSTRUCTIONS:
+            self._say_once("instruction", ValueError(ascii(instruction)[:60]))
+            return _OTHER
+        if not _is_plain((instruction, *numbers)):
+            self._say_once("repair", ValueError(f"{numbers}"[:60]))
+            return _OTHER
+        return (instruction, *numbers)
+
+    def _say_once(self, where: str, error: Exception) -> None:
+        if where in self._said:
+            return
+        self._said.add(where)
+        text = _MEANING[where]
+        with contextlib.suppress(Exception):  # a user's log handler, and nowhere left to say it
+            logger.warning("%s (%s: %s)", text, type(error).__name__, error)
+
+
+_MEANING = {
+    "introduce": "perseusd does not hear of this process",
+    "stage_start": "perseusd does not hear of some computations",
+    "stage_end": "perseusd does not hear of some computations' ends",
+    "close": "the connection to perseusd did not close cleanly",
+    "instruction": "a computation is reported as 'other': pass one of " + ", ".join(INSTRUCTIONS),
+    "repair": "a computation is reported as 'other': pass an instruction's name and whole numbers "
+    f"from 0 to {MAX_COUNT - 1}",
+}
+
+
+class Span:
+    """What `stage` returns; enter it once."""
+
+    __slots__ = ("_client", "_instruction", "_place", "_token")
+
+    def __init__(
+        self,
+        client: Client | None,
+        instruction: str,
+        microbatch: int,
+        chunk: int,
+        stage: int | None,
+        iteration: int | None,
+    ) -> None:
+        self._client = client
+        self._instruction = instruction
+        self._place = (microbatch, chunk, stage, iteration)
+        self._token = _NO_TOKEN
+
+    def __enter__(self) -> int:
+        if self._client is not None:
+            microbatch, chunk, stage, iteration = self._place
+            self._token = self._client.stage_start(
+                self._instruction,
+                microbatch=microbatch,
+                chunk=chunk,
+                stage=stage,
+                iteration=iteration,
+            )
+        return self._token
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            self._client.stage_end(self._token)
+
+
+def _is_plain(fields: tuple[Any, ...]) -> bool:
+    """Whether the wire takes these as they are: the usual case, and cheap to see."""
+    instruction, microbatch, chunk, stage, iteration = fields
+    return (
+        type(instruction) is str
+        and instruction in _INSTRUCTIONS
+        and type(microbatch) is int
+        and 0 <= microbatch < MAX_COUNT
+        and type(chunk) is int
+        and 0 <= chunk < MAX_COUNT
+        and (stage is None or (type(stage) is int and 0 <= stage < MAX_COUNT))
+        and (iteration is None or (type(iteration) is int and 0 <= iteration < MAX_INTEGER))
+    )
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for client in list(_clients):
+        client.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

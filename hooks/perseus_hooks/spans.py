@@ -1,0 +1,54 @@
+"""Which computations are open in which thread: tokens, and a stack of them per thread."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+MAX_DEPTH = 64  # spans of one thread; older ones were never ended and are given up
+
+
+class Spans:
+    """Thread-safe without a lock: a stack is its thread's own, and a dict's pop is atomic."""
+
+    def __init__(self) -> None:
+        self._tokens = itertools.count(1)
+        self._local = threading.local()
+        self._stacks: dict[int, list[int]] = {}  # open token → the stack that it is on
+
+    def start(self) -> int:
+        token = next(self._tokens)
+        stack = self._stack()
+        if len(stack) >= MAX_DEPTH:
+            self._stacks.pop(stack.pop(0), None)
+        stack.append(token)
+        self._stacks[token] = stack
+        return token
+
+    def end(self, token: int | None = None) -> int | None:
+        """The token that ends: the given one, else this thread's innermost. None: none is open."""
+        if token is None:
+            return self._end_innermost()
+        stack = self._stacks.pop(token, None)
+        if stack is None:
+            return None
+        try:
+            stack.remove(token)
+        except ValueError:  # its own thread has just taken it
+            return None
+        return token
+
+    def _end_innermost(self) -> int | None:
+        stack = self._stack()
+        while stack:
+            token = stack.pop()
+            if self._stacks.pop(token, None) is not None:
+                return token
+        return None
+
+    def _stack(self) -> list[int]:
+        try:
+            stack: list[int] = self._local.stack
+        except AttributeError:
+            stack = self._local.stack = []
+        return stack

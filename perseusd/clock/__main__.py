@@ -1,0 +1,7 @@
+"""`python -m perseusd.clock`."""
+
+import sys
+
+from perseusd.clock.main import main
+
+sys.exit(main())

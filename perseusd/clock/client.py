@@ -1,0 +1,168 @@
+"""The daemon's side of the socket to perseusd-clock. Nothing here ever waits."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from pathlib import Path
+
+from perseusd.clock.protocol import (
+    MAX_PACKET,
+    PROTOCOL_VERSION,
+    UNASKED,
+    UNLOCKED,
+    Close,
+    GpuName,
+    Heartbeat,
+    HeartbeatLost,
+    Hello,
+    Lock,
+    Reply,
+    Request,
+    Reset,
+    ResetAll,
+    ResultCode,
+    WriteResult,
+    decode_reply,
+    encode,
+)
+from perseusd.errors import DaemonUnreachableError, ProtocolError
+
+_ALL_GPUS = 0xFFFF  # in the result of a reset of all that was not sent
+
+
+class ClockClient:
+    """Asks the clock process for writes and collects their results.
+
+    Requests are numbered; every one of them gets a result, also when it could not be sent (code
+    NOT_SENT). Results numbered UNASKED are resets that the clock process made on its own account.
+
+    gpus: UUID by index as the clock process sees them, filled by `results` from its first replies.
+    alive: False from the moment the clock process hung up; it stays so.
+    heartbeats_lost: how often it put every clock back because no heartbeat came.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.setblocking(False)
+        self._numbers = itertools.count(UNASKED + 1)
+        self._unsent: list[WriteResult] = []
+        self.alive = True
+        self.gpus: dict[int, str] = {}
+        self.heartbeats_lost = 0
+
+    @classmethod
+    def connect(cls, path: Path | str) -> ClockClient:
+        """To a clock process that listens at `path`; DaemonUnreachableError if none does."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            connection.close()
+            raise DaemonUnreachableError(
+                f"perseusd-clock does not answer at {path}: {error.strerror}; is it running?"
+            ) from error
+        return cls(connection)
+
+    def lock(self, gpu_index: int, clock_mhz: int) -> int:
+        """Ask for a lock; the number its result will have."""
+        number = next(self._numbers)
+        self._ask(Lock(number, gpu_index, clock_mhz), gpu_index, clock_mhz)
+        return number
+
+    def reset(self, gpu_index: int) -> int:
+        """Ask to undo a lock."""
+        number = next(self._numbers)
+        self._ask(Reset(number, gpu_index), gpu_index, UNLOCKED)
+        return number
+
+    def reset_all(self) -> int:
+        """Ask to undo every lock; one result per GPU, all with this number."""
+        number = next(self._numbers)
+        self._ask(ResetAll(number), _ALL_GPUS, UNLOCKED)
+        return number
+
+    def heartbeat(self) -> None:
+        """To be called several times per heartbeat timeout, from the loop whose life it proves."""
+        self._send(Heartbeat())
+
+    def results(self) -> list[WriteResult]:
+        """What has come in since the last call.
+
+        Raises ProtocolError for a peer that does not speak this protocol.
+        """
+        results, self._unsent = self._unsent, []
+        while (packet := self._receive()) is not None:
+            reply = decode_reply(packet)
+            if isinstance(reply, WriteResult):
+                results.append(reply)
+            else:
+                self._note(reply)
+        return results
+
+    def fileno(self) -> int:
+        """Readable when there are results, or when the clock process is gone."""
+        return self._socket.fileno()
+
+    def request_close(self) -> None:
+        """Ask it to put every clock back and hang up; `alive` turns False when it has."""
+        self._send(Close())
+
+    def close(self) -> None:
+        """Hang up at once; the clock process then puts every clock back by itself."""
+        self.alive = False
+        self._socket.close()
+
+    def _note(self, reply: Reply) -> None:
+        match reply:
+            case Hello(version, _) if version != PROTOCOL_VERSION:
+                raise ProtocolError(
+                    f"perseusd-clock speaks version {version} of the clock protocol, this daemon "
+                    f"{PROTOCOL_VERSION}; install both from one release"
+                )
+            case GpuName(index, uuid):
+                self.gpus[index] = uuid
+            case HeartbeatLost():
+                self.heartbeats_lost += 1
+
+    def _ask(self, request: Request, gpu_index: int, clock_mhz: int) -> None:
+        if not self._send(request):
+            now_ns = time.monotonic_ns()
+            self._unsent.append(
+                WriteResult(
+                    next(iter(request)),
+                    gpu_index,
+                    clock_mhz,
+                    ResultCode.NOT_SENT,
+                    now_ns,
+                    now_ns,
+                    0,
+                )
+            )
+
+    def _send(self, request: Request) -> bool:
+        if not self.alive:
+            return False
+        try:
+            self._socket.send(encode(request))
+        except BlockingIOError:  # it has stopped reading; a request that waits would be stale
+            return False
+        except OSError:
+            self.alive = False
+            return False
+        return True
+
+    def _receive(self) -> bytes | None:
+        if not self.alive:
+            return None
+        try:
+            packet = self._socket.recv(MAX_PACKET)
+        except BlockingIOError:
+            return None
+        except OSError:
+            packet = b""
+        if not packet:
+            self.alive = False
+            return None
+        return packet

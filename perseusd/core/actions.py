@@ -1,0 +1,44 @@
+"""What the core asks the shell to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perseusd.core.model import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class SetClock:
+    """Lock a GPU's clock; None resets it to full."""
+
+    uuid: str
+    clock_mhz: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPlan:
+    """Solve this problem elsewhere and answer with the same ids. A later one replaces it."""
+
+    job: str
+    request: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell a client why it is not served."""
+
+    client: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something an operator may want to read in the log."""
+
+    job: str
+    text: str
+
+
+Action = SetClock | RequestPlan | Refuse | Notice

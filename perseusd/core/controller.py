@@ -1,0 +1,177 @@
+"""All jobs of a node: events and the time in, actions out.
+
+Clients are known by an opaque string that the shell derives from the kernel's word for who sent a
+message. A client's lease on its GPUs begins with its hello and ends when the shell says that it is
+gone. One GPU belongs to one job; processes of the same job may share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
+
+from perseusd.core.actions import Action, Refuse, SetClock
+from perseusd.core.job import Job
+from perseusd.core.knowledge import GpuFacts
+from perseusd.core.model import PlanResult
+from perseusd.core.roster import Member
+from perseusd.core.settings import Settings
+
+
+@dataclass
+class Controller:
+    """Decides for every job on this node; does no I/O."""
+
+    settings: Settings
+    gpus: Mapping[str, GpuFacts]
+    jobs: dict[str, Job] = field(default_factory=dict)
+    _clients: dict[str, str] = field(default_factory=dict)
+    _holders: dict[str, str] = field(default_factory=dict)
+
+    def hello(self, client: str, owner: str, hello: Hello) -> list[Action]:
+        """A client introduces itself. `owner` is its user, so that names of jobs cannot clash."""
+        name = job_name(owner, hello)
+        known = self._clients.get(client)
+        if known is not None and known != name:
+            self._leave(client, "joined another job")
+        if refusal := self._refusal(client, name, hello):
+            return [refusal]
+        gpus = tuple(self._resolve(g) for g in hello.gpus)
+        job = self.jobs.get(name)
+        if job is None:
+            job = self.jobs[name] = Job(name, self.settings, self.gpus)
+        self._clients[client] = name
+        for uuid in gpus:
+            self._holders[uuid] = name
+        job.join(Member(client, hello, gpus))
+        return self._drain()
+
+    def stage_event(
+        self, client: str, event: StageStart | StageEnd | Goodbye, now_ns: int
+    ) -> list[Action]:
+        """Returns no action for clients that have not said hello: the shell asks them to."""
+        name = self._clients.get(client)
+        if name is None:
+            return []
+        if isinstance(event, Goodbye):
+            return self.client_lost(client, "has said goodbye")
+        self.jobs[name].stage_event(client, event, now_ns)
+        return self._drain()
+
+    def knows(self, client: str) -> bool:
+        return client in self._clients
+
+    def client_lost(self, client: str, why: str) -> list[Action]:
+        """The process is gone: its lease ends and its job's clocks go to full."""
+        return self._leave(client, why)
+
+    def energy(self, uuid: str, time_ns: int, energy_j: float) -> None:
+        """A reading of a GPU's energy counter."""
+        holder = self._holders.get(uuid)
+        if holder is not None:
+            self.jobs[holder].reading(uuid, time_ns, energy_j)
+
+    def written(self, uuid: str, clock_mhz: int | None, start_ns: int, end_ns: int) -> None:
+        """A clock write was done."""
+        holder = self._holders.get(uuid)
+        if holder is not None:
+            self.jobs[holder].written(uuid, clock_mhz, start_ns, end_ns)
+
+    def release_all(self, why: str) -> list[Action]:
+        """Full clocks for everyone: writing failed, or the clock process went away."""
+        for job in self.jobs.values():
+            job.release(why)
+        return self._drain()
+
+    def release_gpu(self, uuid: str, why: str) -> list[Action]:
+        """Full clocks for the job that holds this GPU."""
+        holder = self._holders.get(uuid)
+        if holder is not None:
+            self.jobs[holder].release(why)
+        return self._drain()
+
+    def planned(self, job: str, request: int, answer: PlanResult | str) -> list[Action]:
+        """The planner answered a RequestPlan."""
+        if job in self.jobs:
+            self.jobs[job].planned(request, answer)
+        return self._drain()
+
+    def announce_straggler(self, job: str, factor: float | None) -> list[Action]:
+        """KeyError when there is no such job."""
+        self.jobs[job].announce_straggler(factor)
+        return self._drain()
+
+    def tick(self, now_ns: int) -> list[Action]:
+        for job in self.jobs.values():
+            job.tick(now_ns)
+        return self._drain()
+
+    def next_due_ns(self) -> int | None:
+        due = [d for job in self.jobs.values() if (d := job.next_due_ns()) is not None]
+        return min(due, default=None)
+
+    def holder(self, uuid: str) -> str | None:
+        return self._holders.get(uuid)
+
+    def _leave(self, client: str, why: str) -> list[Action]:
+        name = self._clients.pop(client, None)
+        if name is None:
+            return []
+        job = self.jobs[name]
+        job.leave(client, why)
+        actions = self._drain()
+        kept = set(job.roster.all_gpus())
+        for uuid in [u for u, holder in self._holders.items() if holder == name]:
+            if uuid not in kept:
+                del self._holders[uuid]
+                # Also when the job's state says full: nobody else will look after this GPU now.
+                actions.append(SetClock(uuid, None))
+        if not job.roster.members:
+            del self.jobs[name]
+        return actions
+
+    def _refusal(self, client: str, name: str, hello: Hello) -> Refuse | None:
+        for gpu in hello.gpus:
+            uuid = self._resolve(gpu)
+            if uuid not in self.gpus:
+                known = ", ".join(sorted(self.gpus)) or "none"
+                return Refuse(
+                    client,
+                    "unknown_gpu",
+                    f"GPU {gpu!r} is not on this node; known here: {known}. "
+                    "Say gpus=[UUID] to configure() or set PERSEUS_GPUS",
+                )
+            holder = self._holders.get(uuid)
+            if holder not in (None, name):
+                return Refuse(
+                    client, "gpu_held", f"GPU {uuid} is held by job {holder!r} until it ends"
+                )
+        if hello.stage is not None and hello.stages is not None and hello.stage >= hello.stages:
+            return Refuse(
+                client,
+                "bad_stage",
+                f"stage {hello.stage} of {hello.stages}: stages count from 0",
+            )
+        return None
+
+    def _resolve(self, gpu: str) -> str:
+        """`index:N` counts in the driver's (PCI bus) order."""
+        if gpu.startswith("index:") and gpu[6:].isdigit():
+            uuids = list(self.gpus)
+            return uuids[int(gpu[6:])] if int(gpu[6:]) < len(uuids) else gpu
+        return gpu
+
+    def _drain(self) -> list[Action]:
+        actions: list[Action] = []
+        for job in self.jobs.values():
+            actions += job.actions
+            job.actions = []
+        return actions
+
+
+def job_name(owner: str, hello: Hello) -> str:
+    """`job` for the first replica's pipeline of a user's job, `job/replica` for the others."""
+    name = f"{owner}:{hello.job}"
+    return f"{name}/{hello.replica}" if hello.replica else name

@@ -1,0 +1,89 @@
+"""Keeps iterations within the slowdown budget while a plan is held.
+
+The plan is asked to end at (1 + command) × the baseline's mean iteration time. What the iterations
+then really take is compared with the aim, AIM_SHARE of the budget, and the command corrected by
+the difference: curves are estimates, and the aim is about what is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from perseusd.core.savings import Sample
+
+AIM_SHARE = 0.4
+"""Of the budget: the rest is for what the baseline's mean is uncertain by."""
+
+FEWEST_ITERATIONS = 6
+"""Under one plan before it is corrected; fewer are mostly noise."""
+
+MOST_ITERATIONS = 40
+"""Looked back on under one plan."""
+
+CORRECTION_GAIN = 0.8
+LARGEST_CORRECTION = 0.01
+DEADBAND = 0.0007
+"""Differences smaller than this are left alone: a new plan costs an iteration of change."""
+
+BREACH_ITERATIONS = 3
+BREACH_SLOWDOWN = 0.01
+"""Slower than this beyond noise over BREACH_ITERATIONS in a row: let go."""
+
+STRAGGLER_CAUTION = 0.002
+"""Share of T′ by which a plan stays ahead of the straggler, so that it is never the later one."""
+
+
+@dataclass
+class HoldControl:
+    """Feedback on the deadline of one job."""
+
+    budget: float
+    command: float = field(init=False)
+    _times: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.command = self.aim
+
+    @property
+    def aim(self) -> float:
+        return AIM_SHARE * self.budget
+
+    def start_plan(self) -> None:
+        """Another plan is in force from the next iteration on."""
+        self._times.clear()
+
+    def iteration(self, time_s: float) -> None:
+        """An iteration wholly under the plan took this long."""
+        self._times.append(time_s)
+        if len(self._times) > MOST_ITERATIONS:
+            del self._times[0]
+
+    def stretch(self, straggler_factor: float | None) -> float:
+        """Relative to the baseline's iteration time, how much later the deadline is."""
+        if straggler_factor is None:
+            return self.command
+        return max(self.command, straggler_factor * (1 - STRAGGLER_CAUTION) - 1)
+
+    def breached(self, baseline: Sample) -> bool:
+        """Whether the last iterations were slower than noise explains."""
+        recent = self._times[-BREACH_ITERATIONS:]
+        if len(recent) < BREACH_ITERATIONS:
+            return False
+        spread = math.sqrt(baseline.relative_variance_of_mean() * len(baseline.values))
+        allowed = max(BREACH_SLOWDOWN, 2 * self.budget) + 2 * spread / math.sqrt(len(recent))
+        return sum(recent) / len(recent) > baseline.mean * (1 + allowed)
+
+    def wants_plan(self, baseline: Sample) -> bool:
+        """Whether a corrected plan is worth asking for; corrects the command if so."""
+        n = len(self._times)
+        if n < FEWEST_ITERATIONS:
+            return False
+        held = Sample(list(self._times))
+        error = held.mean / baseline.mean - 1 - self.aim
+        noise = math.sqrt(held.relative_variance_of_mean())
+        if abs(error) < max(DEADBAND, noise):
+            return False
+        change = min(max(CORRECTION_GAIN * error, -LARGEST_CORRECTION), LARGEST_CORRECTION)
+        self.command = max(self.command - change, -0.01)
+        return True

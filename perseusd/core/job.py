@@ -1,0 +1,414 @@
+"""One pipeline under the daemon's care: its members, its state, and what to do next.
+
+It reads downward: members join, their events make iterations, iterations make knowledge, and at
+each iteration's end `_decide` asks what the present state asks for: wait, try clocks, plan, correct
+the plan, or let go. Nothing here does I/O: what is to be done is left in `actions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perseus_hooks.events import StageEnd, StageStart
+
+from perseusd.core.actions import Action, Notice, RequestPlan, SetClock
+from perseusd.core.clocklog import ClockLog
+from perseusd.core.hold import HoldControl
+from perseusd.core.iterations import Assembly, JobIteration, observed_pipeline
+from perseusd.core.knowledge import GpuFacts
+from perseusd.core.ledger import Ledger
+from perseusd.core.model import PlanResult, Problem
+from perseusd.core.pacing import PacedPlan, Pacer, Request, paced
+from perseusd.core.roster import Member, Roster
+from perseusd.core.settings import Settings
+from perseusd.core.states import CLOCKS_MAY_BE_LOWERED, Signal, State, next_state
+from perseusd.core.tracking import Completed, Disorder, Ended, Progress, Started
+from perseusd.core.understanding import Episode, Understanding
+from perseusd.errors import PlanningError
+
+CLEAR_ITERATIONS = 2
+"""Understood iterations at full clock after which a released job starts again."""
+
+KEPT_STATES = 64
+"""Changes of state that status can show."""
+
+FEWEST_WRITES = 2
+"""Per GPU and iteration: one lower run and back. Fewer is full clock throughout."""
+
+
+class Job:
+    """One replica's pipeline."""
+
+    def __init__(self, name: str, settings: Settings, gpus: Mapping[str, GpuFacts]) -> None:
+        self.name = name
+        self.roster = Roster()
+        self.ledger = Ledger()
+        self.state = State.BASELINE
+        self.states: list[tuple[State, int]] = [(State.BASELINE, 0)]
+        self.iteration = -1
+        self.straggler_factor: float | None = None
+        self.actions: list[Action] = []
+        self._settings = settings
+        self._gpus = gpus
+        self._why = "waiting for the first iterations"
+        self._logs: dict[str, ClockLog] = {}
+        self._hold = HoldControl(settings.slowdown_budget)
+        self._known: Understanding | None = None
+        self._episode: Episode | None = None
+        self._requests = 0
+        self._awaited: dict[int, tuple[Problem, float | None]] = {}
+
+    # --- who takes part ---------------------------------------------------------------------
+
+    def join(self, member: Member) -> None:
+        """A process said hello, perhaps again."""
+        known = self.roster.members.get(member.client)
+        if known is not None and known.hello == member.hello:
+            return
+        if self.state is not State.BASELINE:
+            self._trouble(f"rank {member.hello.rank} joined")
+        self.roster.add(member)
+        for uuid in member.gpus:
+            self._logs.setdefault(uuid, ClockLog(self._gpus[uuid].top_mhz))
+        self._forget()
+
+    def leave(self, client: str, why: str) -> None:
+        """A process is gone: its GPUs' clocks and all others' go to full."""
+        member = self.roster.members.get(client)
+        if member is None:
+            return
+        self._trouble(f"rank {member.hello.rank} {why}")
+        self.roster.remove(client)
+        self._forget()
+
+    # --- what is reported -------------------------------------------------------------------
+
+    def stage_event(self, client: str, event: StageStart | StageEnd, now_ns: int) -> None:
+        member = self.roster.members[client]
+        lost = 0 < member.sequence < event.sequence - 1
+        member.sequence, member.heard_ns = event.sequence, now_ns
+        stage = member.hello.stage
+        if stage is None or not self.roster.leads(member):
+            return
+        progress = member.track.lost_events() if lost else []
+        if isinstance(event, StageStart):
+            progress += member.track.start(event)
+        else:
+            progress += member.track.end(event)
+        for step in progress:
+            self._progress(stage, member, step)
+
+    def reading(self, uuid: str, time_ns: int, energy_j: float) -> None:
+        """The energy counter of one of this job's GPUs was read."""
+        self.ledger.poll(uuid, time_ns, energy_j)
+        if self._known is not None:
+            self._known.poll_counter(uuid, time_ns, energy_j)
+
+    def written(self, uuid: str, clock_mhz: int | None, asked_ns: int, end_ns: int) -> None:
+        """A clock write was done."""
+        if uuid in self._logs:
+            self._logs[uuid].written(end_ns, clock_mhz)
+        if (pacer := self._pacer) is not None:
+            pacer.measured((end_ns - asked_ns) * 1e-9)
+
+    def _progress(self, stage: int, member: Member, step: Progress) -> None:
+        pacer = self._pacer
+        match step:
+            case Started(number, position, time_ns):
+                self.iteration = max(self.iteration, number)
+                if pacer is not None:
+                    self._ask(pacer.started(stage, number, position, time_ns))
+            case Ended(number, position, time_ns):
+                if pacer is not None:
+                    self._ask(pacer.ended(stage, number, position, time_ns))
+            case Completed():
+                self._completed(stage, member, step)
+            case Disorder(why):
+                self._trouble(f"rank {member.hello.rank}: {why}")
+                self._lose_track()
+
+    # --- time -------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int) -> None:
+        """Do what is due; let go of a job that has fallen silent."""
+        if self.state not in CLOCKS_MAY_BE_LOWERED:
+            return
+        if (pacer := self._pacer) is not None:
+            self._ask(pacer.due(now_ns))
+        limit_ns = self.silence_limit_s() * 1e9
+        for member in self.roster.members.values():
+            if member.heard_ns and now_ns - member.heard_ns > limit_ns:
+                silent = f"has been silent for more than {limit_ns * 1e-9:.1f} s"
+                self._trouble(f"rank {member.hello.rank} {silent}")
+                self._lose_track()
+                return
+
+    def silence_limit_s(self) -> float:
+        usual = self.ledger.typical_time_s() or 0.0
+        if self.straggler_factor is not None:
+            usual *= self.straggler_factor
+        return max(self._settings.silence_iterations * usual, self._settings.silence_s)
+
+    def next_due_ns(self) -> int | None:
+        return pacer.next_due_ns() if (pacer := self._pacer) is not None else None
+
+    # --- stragglers -------------------------------------------------------------------------
+
+    def announce_straggler(self, factor: float | None) -> None:
+        """Another replica takes `factor` times this one's full-clock iteration; None: no more."""
+        self.straggler_factor = factor
+        if self.state is not State.HOLD or self._episode is None:
+            return
+        if factor is not None or self._episode.normal is None:
+            self._request_plan()
+        else:
+            self._awaited.clear()
+            self._hold.start_plan()
+            self._adopt(self._episode.normal)
+
+    # --- iterations become knowledge --------------------------------------------------------
+
+    def _completed(self, stage: int, member: Member, step: Completed) -> None:
+        if self.roster.obstacle() is not None or self.roster.stages is None:
+            return
+        if self._episode is None:
+            self._episode = Episode(Assembly(self.roster.stages))
+        episode = self._episode
+        iteration = episode.assembly.add(stage, step.iteration, member.track.counted)
+        if iteration is None:
+            return
+        episode.early.append(iteration)
+        if episode.pacer is None and not self._understand(episode):
+            return
+        early, episode.early = episode.early, []
+        for whole in early:
+            self._learn_from(whole, episode)
+        self._decide(episode)
+
+    def _understand(self, episode: Episode) -> bool:
+        """Once every rank's order is known: the pipeline, and what is (still) known of it."""
+        episode.early = episode.early[-self._settings.baseline_iterations - 1 :]
+        leaders = [self.roster.leader(s) for s in range(episode.assembly.ranks)]
+        if any(m is None or m.track.order is None for m in leaders):
+            self._why = "the order of its computations is not understood yet"
+            return False
+        if len(episode.early) < 2:
+            return False
+        episode.early = episode.early[1:]  # the first iteration warms up
+        try:
+            seen = observed_pipeline(episode.early)
+        except PlanningError as error:
+            self._why = f"the order of its computations cannot be planned: {error}"
+            return False
+        if self._known is None or seen.orders != self._known.pipeline.orders:
+            gpus = {s: self._gpus[self.roster.gpus(s)[0]] for s in range(seen.ranks)}
+            self._known = Understanding(seen, gpus, self._settings)
+            self.ledger.clear()
+            self._hold = HoldControl(self._settings.slowdown_budget)
+        episode.pacer = Pacer(seen.ranks)
+        return True
+
+    def _learn_from(self, iteration: JobIteration, episode: Episode) -> None:
+        assert self._known is not None
+        self._known.learn_from(iteration, episode.ends, self._logs)
+        phase = self._phase(iteration, episode)
+        finished = self.ledger.iteration(iteration, phase, self.roster.all_gpus())
+        if finished is not None and finished.phase == State.HOLD:
+            self._hold.iteration(finished.time_s)
+
+    def _phase(self, iteration: JobIteration, episode: Episode) -> str:
+        """What the iteration counts for: a state, a straggler's doing, or a change of plans."""
+        was_slowed, now_slowed = episode.slowed_by_straggler, self.straggler_factor is not None
+        episode.slowed_by_straggler = now_slowed
+        if was_slowed or now_slowed:
+            return "straggler"
+        assert episode.pacer is not None
+        planned = episode.pacer.plan_for(iteration.number)
+        if self.state is State.HOLD and planned is not episode.normal:
+            return "change"
+        return self.state.value
+
+    # --- decisions, at each iteration's end -------------------------------------------------
+
+    def _decide(self, episode: Episode) -> None:
+        match self.state:
+            case State.BASELINE:
+                self._decide_baseline(episode)
+            case State.LEARN:
+                self._decide_learn(episode)
+            case State.HOLD:
+                self._decide_hold(episode)
+            case State.RELEASE:
+                episode.clear += 1
+                if episode.clear >= CLEAR_ITERATIONS:
+                    self._move(Signal.CLEAR)
+                    self._decide_baseline(episode)
+
+    def _decide_baseline(self, episode: Episode) -> None:
+        measured, wanted = self.ledger.count("baseline"), self._settings.baseline_iterations
+        if self._settings.observe:
+            self._why = "observe-only mode: no clock is ever written"
+        elif measured < wanted:
+            self._why = f"measuring the baseline: {measured} of {wanted} iterations"
+        else:
+            self._move(Signal.MEASURED)
+            self._why = ""
+            self._decide_learn(episode)
+
+    def _decide_learn(self, episode: Episode) -> None:
+        known = self._known
+        assert known is not None
+        exhausted = known.explorer.iterations >= self._settings.max_learning_iterations
+        if known.explorer.done(known.knowledge) or exhausted:
+            self._adopt(None)
+            if not self._awaited:
+                self._request_plan()
+        else:
+            trial = known.explorer.next_trial(known.knowledge)
+            curves, _ = known.knowledge.curves(known.graph.kinds)
+            self._adopt(paced(trial, known.graph, curves))
+
+    def _decide_hold(self, episode: Episode) -> None:
+        if self.straggler_factor is not None or self._awaited:
+            return
+        baseline = self.ledger.sample("baseline")
+        assert baseline is not None
+        if self._hold.breached(baseline):
+            self._trouble("iterations were slower than the slowdown budget allows")
+            self._lose_track()
+            self.ledger.drop("baseline")  # is it us, or has the job changed? measure again
+        elif episode.normal is None or self._hold.wants_plan(baseline):
+            self._request_plan()
+
+    # --- plans ------------------------------------------------------------------------------
+
+    def planned(self, request: int, answer: PlanResult | str) -> None:
+        """The planner answered; a string says why it could not."""
+        awaited = self._awaited.pop(request, None)
+        if awaited is None or self._episode is None or self._known is None:
+            return
+        problem, factor = awaited
+        if isinstance(answer, str):
+            self._why = f"no plan could be made: {answer}"
+            self.actions.append(Notice(self.name, self._why))
+            return
+        plan = paced(answer.plan, self._known.graph, problem.curves)
+        if factor is None:
+            self._episode.normal = plan
+        if factor != self.straggler_factor:
+            return  # the straggler came or went meanwhile
+        self._move(Signal.PLANNED)
+        self._hold.start_plan()
+        self._adopt(plan)
+
+    def _request_plan(self) -> None:
+        known, baseline = self._known, self.ledger.sample("baseline")
+        assert known is not None
+        assert baseline is not None
+        curves, blocking = known.knowledge.curves(known.graph.kinds)
+        stretch = self._hold.stretch(self.straggler_factor)
+        makespan_s = self.ledger.makespan_s("baseline")
+        problem = Problem(
+            pipeline=known.pipeline,
+            curves=curves,
+            blocking_power_w=[blocking[r] for r in range(known.pipeline.ranks)],
+            deadline_ratio=max(1.0, 1.0 + stretch * baseline.mean / makespan_s),
+            noise=known.knowledge.noise(),
+            max_writes=self._max_writes(baseline.mean),
+            time_budget_s=self._settings.planning_s,
+        )
+        self._requests += 1
+        self._awaited = {self._requests: (problem, self.straggler_factor)}
+        self.actions.append(RequestPlan(self.name, self._requests, problem))
+
+    def _max_writes(self, iteration_time_s: float) -> int:
+        """Per GPU and iteration: bounded for each GPU, and by the driver lock a node shares."""
+        pacer = self._pacer
+        latency_s = pacer.latency_ns * 1e-9 if pacer is not None else 0.0
+        by_rate = self._settings.max_writes_per_s * iteration_time_s
+        share_s = self._settings.max_node_write_share * iteration_time_s
+        by_lock = share_s / max(latency_s * len(self.roster.all_gpus()), 1e-9)
+        return max(FEWEST_WRITES, int(min(by_rate, by_lock)))
+
+    def _adopt(self, plan: PacedPlan | None) -> None:
+        pacer = self._pacer
+        assert pacer is not None
+        pacer.adopt(plan, pacer.begun + 1)
+
+    # --- what can be told -------------------------------------------------------------------
+
+    @property
+    def plan_in_force(self) -> PacedPlan | None:
+        pacer = self._pacer
+        if pacer is None or self.state not in CLOCKS_MAY_BE_LOWERED:
+            return None
+        return pacer.plan_for(pacer.begun)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """The iteration time that is aimed at."""
+        baseline = self.ledger.sample("baseline")
+        if baseline is None or self.state is not State.HOLD:
+            return None
+        return baseline.mean * (1 + self._hold.stretch(self.straggler_factor))
+
+    @property
+    def reason(self) -> str:
+        """In words, why this job is not being slowed; empty when it is."""
+        obstacle = self.roster.obstacle()
+        if self.state in CLOCKS_MAY_BE_LOWERED or obstacle is None:
+            return self._why
+        return f"{self._why}; {obstacle}" if self.state is State.RELEASE else obstacle
+
+    def critical_path(self) -> Sequence[tuple[int, float]]:
+        """(stage, its share of the predicted critical path) under the plan in force."""
+        plan = self.plan_in_force
+        return self._known.critical_shares(plan) if plan and self._known else ()
+
+    # --- letting go -------------------------------------------------------------------------
+
+    def release(self, why: str) -> None:
+        """Full clocks now, whatever the state, and understand it anew."""
+        self._trouble(why)
+        self._lose_track()
+
+    def _trouble(self, why: str) -> None:
+        """Full clocks first, think later."""
+        lowered = self.state in CLOCKS_MAY_BE_LOWERED
+        self._move(Signal.TROUBLE)
+        self._why = why
+        if lowered:
+            self.actions += [SetClock(uuid, None) for uuid in self.roster.all_gpus()]
+            self.actions.append(Notice(self.name, f"released: {why}"))
+
+    def _lose_track(self) -> None:
+        """The ranks' orders have to be understood anew; what was learned of them may still hold."""
+        self._episode = None
+        self._awaited.clear()
+        self.ledger.interrupt()
+        for member in self.roster.members.values():
+            member.track.restart()
+
+    def _forget(self) -> None:
+        """The job's members changed: everything is learned anew."""
+        self._lose_track()
+        self._known = None
+        self.ledger.clear()
+        self._hold = HoldControl(self._settings.slowdown_budget)
+
+    def _move(self, signal: Signal) -> None:
+        state = next_state(self.state, signal)
+        if state is not self.state:
+            self.states.append((state, self.iteration + 1))
+            del self.states[:-KEPT_STATES]
+        self.state = state
+
+    @property
+    def _pacer(self) -> Pacer | None:
+        return self._episode.pacer if self._episode is not None else None
+
+    def _ask(self, requests: Sequence[Request]) -> None:
+        if self.state in CLOCKS_MAY_BE_LOWERED:
+            for request in requests:
+                for uuid in self.roster.gpus(request.rank):
+                    self.actions.append(SetClock(uuid, request.clock_mhz))

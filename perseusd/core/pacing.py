@@ -1,0 +1,270 @@
+"""When to ask for which clock, so that it is there at the boundary and not after it.
+
+A clock write takes milliseconds and the GPUs of a node take turns, so a write issued when a
+computation starts lands in its middle. `Pacer` follows each rank through its order and, at every
+event, predicts when the next run's boundary comes and when to ask. Two harms are told apart:
+
+- raising late slows training: a raise is asked for early enough to land before the boundary, and
+  one that should already be there is asked for at once;
+- lowering early slows training: a lowering is timed to land at the boundary or just after it.
+
+At a rank's iteration end the clock goes to full for whatever no span covers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseusd.core.graph import Graph
+from perseusd.core.model import Curve, Kind, Plan
+
+EARLY_NS = 1_500_000
+"""A raise lands this much before its boundary (jitter of events and timers)."""
+
+SETTLE_NS = 1_000_000
+"""The clock follows a write within about 1 ms (A800: facts on locked clocks)."""
+
+FIRST_LATENCY_NS = 6_000_000
+"""Assumed until writes were measured."""
+
+LATENCY_WEIGHT = 0.1
+"""Of a new measurement in the running mean of the write latency."""
+
+
+class Request(NamedTuple):
+    """A rank's GPUs should go to a clock now; None is full clock."""
+
+    rank: int
+    clock_mhz: int | None
+
+
+class Timeline(NamedTuple):
+    """A rank's predicted iteration: seconds from the pipeline's iteration start, per position."""
+
+    start_s: tuple[float, ...]
+    end_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PacedPlan:
+    """A plan with its predicted timelines, one per rank."""
+
+    plan: Plan
+    timelines: tuple[Timeline, ...]
+
+    def durations(self, graph: Graph) -> NDArray[np.float64]:
+        """Shape (n,): predicted seconds of every node of the graph it was made for."""
+        seconds = np.empty(len(graph))
+        for nodes, line in zip(graph.order, self.timelines, strict=True):
+            seconds[nodes] = np.array(line.end_s) - np.array(line.start_s)
+        return seconds
+
+
+@dataclass
+class _RankPace:
+    number: int = -1
+    ended: bool = True
+    """Whether its present iteration's last computation has ended."""
+    asked_mhz: int | None = None
+    version: int = 0
+    """Raised whenever the rank's scheduled write is replaced."""
+
+
+class _Due(NamedTuple):
+    due_ns: int
+    order: int
+    rank: int
+    version: int
+    clock_mhz: int | None
+
+
+@dataclass
+class Pacer:
+    """Times the clock writes of one job. Pure: it is told the time."""
+
+    ranks: int
+    latency_ns: float = FIRST_LATENCY_NS
+    _current: PacedPlan | None = None
+    _next: tuple[int, PacedPlan | None] | None = None
+    _pace: dict[int, _RankPace] = field(default_factory=dict)
+    _queue: list[_Due] = field(default_factory=list)
+    _count: itertools.count[int] = field(default_factory=itertools.count)
+    _begun: int = -1
+
+    @property
+    def begun(self) -> int:
+        """The newest iteration that some rank has begun."""
+        return self._begun
+
+    def __post_init__(self) -> None:
+        self._pace = {rank: _RankPace() for rank in range(self.ranks)}
+
+    def adopt(self, plan: PacedPlan | None, from_iteration: int) -> None:
+        """Run `plan` from an iteration on, on every rank; None is full clock throughout."""
+        self._promote(from_iteration - 1)
+        self._next = (from_iteration, plan)
+
+    def plan_for(self, iteration: int) -> PacedPlan | None:
+        if self._next is not None and iteration >= self._next[0]:
+            return self._next[1]
+        return self._current
+
+    def reset(self) -> None:
+        """Forget all plans and scheduled writes; the caller resets the clocks."""
+        self._current, self._next = None, None
+        self._queue.clear()
+        for pace in self._pace.values():
+            pace.version += 1
+            pace.asked_mhz = None
+
+    def measured(self, seconds: float) -> None:
+        """A write took this long, waiting for its turn included."""
+        self.latency_ns += LATENCY_WEIGHT * (seconds * 1e9 - self.latency_ns)
+
+    def started(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
+        """A computation has started; returns what is overdue and schedules what comes next."""
+        if number > self._begun:
+            self._begun = number
+            self._promote(number - 1)
+            self._schedule_firsts(number, rank, position, now_ns)
+        pace = self._pace[rank]
+        pace.number, pace.ended = number, False
+        paced = self.plan_for(number)
+        if paced is None:
+            return self._ask(rank, None)
+        wanted = paced.plan.clocks[rank][position]
+        requests = self._ask(rank, wanted)
+        timeline = paced.timelines[rank]
+        self._schedule(rank, paced, position + 1, now_ns, timeline.start_s[position])
+        return requests
+
+    def ended(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
+        """A computation has ended: the next one's clock may be set while the rank waits for it."""
+        paced = self.plan_for(number)
+        if paced is None:
+            return self._ask(rank, None)
+        clocks = paced.plan.clocks[rank]
+        following = position + 1
+        if following >= len(clocks):
+            self._pace[rank].ended = True
+            return self._ask(rank, None)
+        requests = self._ask(rank, clocks[following])
+        timeline = paced.timelines[rank]
+        self._schedule(rank, paced, following + 1, now_ns, timeline.end_s[position])
+        return requests
+
+    def due(self, now_ns: int) -> list[Request]:
+        """Scheduled writes whose moment has come."""
+        requests: list[Request] = []
+        while self._queue and self._queue[0].due_ns <= now_ns:
+            due = heapq.heappop(self._queue)
+            if due.version == self._pace[due.rank].version:
+                requests += self._ask(due.rank, due.clock_mhz)
+        return requests
+
+    def next_due_ns(self) -> int | None:
+        while self._queue and self._queue[0].version != self._pace[self._queue[0].rank].version:
+            heapq.heappop(self._queue)
+        return self._queue[0].due_ns if self._queue else None
+
+    def _promote(self, iteration: int) -> None:
+        """Once no rank is in an iteration before the next plan's, it is the current one."""
+        if self._next is not None and iteration >= self._next[0]:
+            self._current, self._next = self._next[1], None
+
+    def _ask(self, rank: int, clock_mhz: int | None) -> list[Request]:
+        pace = self._pace[rank]
+        pace.version += 1
+        if pace.asked_mhz == clock_mhz:
+            return []
+        pace.asked_mhz = clock_mhz
+        return [Request(rank, clock_mhz)]
+
+    def _schedule_firsts(self, number: int, first: int, position: int, now_ns: int) -> None:
+        """The iteration has begun somewhere: time every other rank's first clock."""
+        paced = self.plan_for(number)
+        if paced is None:
+            return
+        origin_ns = now_ns - int(paced.timelines[first].start_s[position] * 1e9)
+        for rank in range(self.ranks):
+            clocks = paced.plan.clocks[rank]
+            pace = self._pace[rank]
+            if rank == first or not clocks or pace.number >= number or not pace.ended:
+                continue
+            start_ns = origin_ns + int(paced.timelines[rank].start_s[0] * 1e9)
+            self._put(rank, clocks[0], start_ns, now_ns)
+
+    def _schedule(
+        self, rank: int, paced: PacedPlan, from_position: int, now_ns: int, now_s: float
+    ) -> None:
+        """Schedule this rank's next change at or after `from_position`.
+
+        now_s: where on the predicted timeline the rank is now; the remainder of the prediction is
+        shifted by that.
+        """
+        clocks, timeline = paced.plan.clocks[rank], paced.timelines[rank]
+        asked = self._pace[rank].asked_mhz
+        for position in range(from_position, len(clocks)):
+            if clocks[position] != asked:
+                boundary_s = timeline.end_s[position - 1]
+                self._put(rank, clocks[position], now_ns + _ns(boundary_s - now_s), now_ns)
+                return
+        if asked is not None and len(clocks) >= from_position:
+            self._put(rank, None, now_ns + _ns(timeline.end_s[-1] - now_s), now_ns)
+
+    def _put(self, rank: int, clock_mhz: int | None, boundary_ns: int, now_ns: int) -> None:
+        pace = self._pace[rank]
+        raising = _is_raise(pace.asked_mhz, clock_mhz)
+        lead = self.latency_ns + SETTLE_NS
+        if raising:
+            lead += EARLY_NS + self.latency_ns * self._crowd(boundary_ns)
+        pace.version += 1
+        due_ns = max(now_ns, boundary_ns - int(lead))
+        heapq.heappush(self._queue, _Due(due_ns, next(self._count), rank, pace.version, clock_mhz))
+
+    def _crowd(self, boundary_ns: int) -> int:
+        """Other ranks' writes due about when this one must be under way: they go before it."""
+        about = boundary_ns - self.latency_ns
+        return sum(
+            abs(d.due_ns - about) < self.latency_ns and d.version == self._pace[d.rank].version
+            for d in self._queue
+        )
+
+
+def _is_raise(before_mhz: int | None, after_mhz: int | None) -> bool:
+    if after_mhz is None:
+        return before_mhz is not None
+    return before_mhz is not None and after_mhz > before_mhz
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def paced(plan: Plan, graph: Graph, curves: Mapping[Kind, Curve]) -> PacedPlan:
+    """A plan with the timelines that its curves predict."""
+    durations = np.empty(len(graph))
+    for rank, nodes in enumerate(graph.order):
+        for node, clock in zip(nodes, plan.clocks[rank], strict=True):
+            durations[node] = _duration(curves[graph.nodes[node].kind], clock)
+    start = graph.earliest(durations)
+    return PacedPlan(
+        plan,
+        tuple(
+            Timeline(tuple(start[nodes].tolist()), tuple((start + durations)[nodes].tolist()))
+            for nodes in graph.order
+        ),
+    )
+
+
+def _duration(curve: Curve, clock_mhz: int | None) -> float:
+    if clock_mhz is None:
+        return curve.time_s[-1]
+    return float(np.interp(clock_mhz, curve.clock_mhz, curve.time_s))

@@ -1,0 +1,94 @@
+"""Who takes part in a job: its clients, their stages and GPUs, and who is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from perseus_hooks.events import Hello
+
+from perseusd.core.tracking import RankTrack
+
+
+@dataclass
+class Member:
+    """One training process. Processes of one stage form a tensor-parallel group."""
+
+    client: str
+    hello: Hello
+    gpus: tuple[str, ...]
+    track: RankTrack = field(default_factory=RankTrack)
+    sequence: int = 0
+    heard_ns: int = 0
+
+
+@dataclass
+class Roster:
+    """The members of one pipeline, by client."""
+
+    members: dict[str, Member] = field(default_factory=dict)
+
+    def add(self, member: Member) -> None:
+        self.members[member.client] = member
+
+    def remove(self, client: str) -> Member | None:
+        return self.members.pop(client, None)
+
+    @property
+    def stages(self) -> int | None:
+        told = {m.hello.stages for m in self.members.values()}
+        return told.pop() if len(told) == 1 else None
+
+    def leader(self, stage: int) -> Member | None:
+        """The member whose events time a stage: its lowest rank."""
+        own = [m for m in self.members.values() if m.hello.stage == stage]
+        return min(own, key=lambda m: m.hello.rank) if own else None
+
+    def leads(self, member: Member) -> bool:
+        stage = member.hello.stage
+        return stage is not None and self.leader(stage) is member
+
+    def gpus(self, stage: int) -> list[str]:
+        """All GPUs of a stage, each once."""
+        own = (m for m in self.members.values() if m.hello.stage == stage)
+        return list(dict.fromkeys(uuid for m in own for uuid in m.gpus))
+
+    def all_gpus(self) -> list[str]:
+        return list(dict.fromkeys(uuid for m in self.members.values() for uuid in m.gpus))
+
+    @property
+    def expected(self) -> int | None:
+        """How many processes this pipeline has; None when nobody told."""
+        if self.stages is None:
+            return None
+        worlds = {(m.hello.world_size, m.hello.replicas or 1) for m in self.members.values()}
+        if len(worlds) != 1:
+            return self.stages
+        world, replicas = worlds.pop()
+        return self.stages if world is None else max(self.stages, world // replicas)
+
+    def missing_stages(self) -> list[int]:
+        present = {m.hello.stage for m in self.members.values()}
+        return [s for s in range(self.stages or 0) if s not in present]
+
+    def obstacle(self) -> str | None:
+        """Why this pipeline cannot be planned, whatever its events say; None when it can."""
+        members = self.members.values()
+        if self.stages is None:
+            return (
+                "its topology is not known: call perseus_hooks.configure(stage=…, stages=…) "
+                "or set PERSEUS_STAGE and PERSEUS_STAGES on every rank, alike"
+            )
+        if missing := self.missing_stages():
+            named = ", ".join(map(str, missing))
+            return f"waiting for the ranks of stages {named}: no process has said hello for them"
+        if self.expected is not None and len(self.members) < self.expected:
+            return f"waiting for {self.expected - len(self.members)} of {self.expected} ranks"
+        for member in members:
+            if not member.gpus:
+                return f"rank {member.hello.rank} did not say which GPU it uses (PERSEUS_GPUS)"
+            if member.hello.uses_cuda and member.hello.time_source == "host":
+                return (
+                    f"rank {member.hello.rank} runs on CUDA but sends host times, which are times "
+                    "of launch and not of computation: use an adapter that sends device times"
+                )
+        return None

@@ -1,0 +1,25 @@
+"""The numbers that decisions depend on; the shell builds them from the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All durations in seconds, all shares as fractions of 1."""
+
+    observe: bool = False
+    slowdown_budget: float = 0.005
+    learning_slowdown: float = 0.01
+    min_clock_fraction: float = 0.5
+    max_writes_per_s: float = 3.0
+    """Planned clock writes per GPU."""
+    max_node_write_share: float = 0.2
+    """Of an iteration, spent in clock writes by all GPUs of this node together."""
+    silence_s: float = 5.0
+    silence_iterations: float = 2.0
+    baseline_iterations: int = 5
+    max_learning_iterations: int = 14
+    planning_s: float = 1.5
+    """Time the planner may take for one plan."""

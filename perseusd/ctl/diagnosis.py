@@ -1,0 +1,177 @@
+"""Doctor's look at a daemon's status: what in it keeps a job unseen, or at full clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from perseusd.ctl.findings import Finding, note, ok, problem
+from perseusd.ctl.output import number, safe
+from perseusd.ctl.status import duration
+
+RECENT_S: Final = 600.0
+"""A refusal longer ago is history: its sender has long been corrected or gone."""
+
+_SICK_GPU_STATES: Final = frozenset({"lost", "stuck", "failed"})
+
+_PROGRESS: Final = (
+    "waiting for the first iterations",
+    "measuring the baseline",
+    "the order of its computations is not understood yet",
+)
+"""Beginnings of a job's `why` that at first only ask for patience."""
+
+_CALL_THE_HOOKS: Final = (
+    "see that these ranks run, call the hooks, and reach this node's daemon "
+    "(PERSEUS_RUNTIME_DIR; the hooks' one warning in their log)"
+)
+_SAME_ORDER: Final = (
+    "every iteration must run the same computations in the same order; report what does not recur "
+    "as `other`, or not at all"
+)
+
+_FIXES: Final = (
+    # a part of a job's `why`, and what to do; the first that matches
+    ("topology", "tell it: perseus_hooks.configure(stage=…, stages=…) on every rank, alike"),
+    ("has said hello", _CALL_THE_HOOKS),
+    ("waiting for the first iterations", "nothing, while it trains; else see that it calls them"),
+    ("waiting for", "see that these ranks run and call the hooks, all with the same PERSEUS_JOB"),
+    ("measuring", "nothing: it takes a few iterations"),
+    ("which GPU", "set PERSEUS_GPUS, or pass gpus= to perseus_hooks.configure"),
+    ("host times", "use an adapter that sends device times"),
+    ("perseusd-clock", "see its log (`journalctl -u perseusd-clock -u perseusd`)"),
+    ("could not set", "see `dmesg` and `nvidia-smi -q` for that GPU; the others go on"),
+    ("slower than the slowdown budget", "nothing: it goes back to measuring, at full clock"),
+    ("silent", "see whether that rank still trains; it is served again once it speaks"),
+    ("has ended", "start that rank again; until it is back, the job stays at full clock"),
+    ("goodbye", "start that rank again; until it is back, the job stays at full clock"),
+    ("joined", "nothing: with that rank, it is measured anew"),
+    ("no plan", "the daemon's log says more (`journalctl -u perseusd`)"),
+    ("came at position", _SAME_ORDER),
+    ("order", _SAME_ORDER),
+)
+_READ_THE_LOG: Final = "the daemon's log says more (`journalctl -u perseusd`)"
+
+
+def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """Everything that a Status object tells, in the order in which it stands in the way."""
+    daemon = status["daemon"]
+    yield from _daemon(daemon)
+    yield from _gpus(status["gpus"])
+    yield from _refusals(daemon.get("refused"))
+    if not status["jobs"]:
+        yield note(
+            "jobs",
+            "no training process has said hello",
+            "in the training: call perseus_hooks.stage_start and stage_end, on this node, with the "
+            "same PERSEUS_RUNTIME_DIR as here; the hooks log one warning where they are refused",
+        )
+    for job in status["jobs"]:
+        yield from _job(job, daemon)
+
+
+def _daemon(daemon: Mapping[str, Any]) -> Iterator[Finding]:
+    up = duration(daemon.get("uptime_s"))
+    yield ok("daemon", f"perseusd {safe(daemon.get('version'))} answers, up {up}")
+    if daemon.get("mode") == "observe":
+        yield note(
+            "mode",
+            "observe-only: no clock is ever written",
+            "to let it act, start perseusd without --observe and without `observe = true`",
+        )
+    elif daemon.get("clock_process") != "alive":
+        yield problem(
+            "clock process",
+            f"perseusd-clock is {safe(daemon.get('clock_process'))}: no clock can be written",
+            "see its log (`journalctl -u perseusd-clock -u perseusd`) and restart perseusd",
+        )
+    else:
+        yield ok("clock process", "perseusd-clock is alive")
+    if daemon.get("emulated"):
+        yield note("GPUs", "emulated: perseusd runs with --simulate")
+
+
+def _gpus(gpus: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    if not gpus:
+        yield problem(
+            "GPUs",
+            "none is visible to perseusd",
+            "see whether `nvidia-smi` lists them for the daemon's user; without GPUs, run "
+            "`perseusd run --simulate N`",
+        )
+        return
+    yield ok("GPUs", f"{len(gpus)} visible")
+    for gpu in gpus:
+        subject, error = f"GPU {safe(gpu.get('uuid'))}", gpu.get("error")
+        if gpu.get("mig"):
+            yield note(
+                subject,
+                "MIG is on: its parts share one clock, so it is left alone",
+                "to have its clock planned, switch MIG off on it (`nvidia-smi -mig 0`)",
+            )
+        if gpu.get("state") in _SICK_GPU_STATES:
+            yield problem(
+                subject,
+                f"is {safe(gpu.get('state'))}" + (f": {safe(error)}" if error else ""),
+                "see `dmesg` and `nvidia-smi -q` for it; the other GPUs go on",
+            )
+
+
+def _refusals(refused: object) -> Iterator[Finding]:
+    for refusal in refused if isinstance(refused, list) else []:
+        if not isinstance(refusal, Mapping):
+            continue
+        reason = safe(refusal.get("reason") or refusal.get("code"))
+        ago = refusal.get("last_s_ago")
+        text = f"refused {number(refusal.get('count'))} times: {reason}"
+        if isinstance(ago, int | float) and ago > RECENT_S:
+            yield note("clients", f"{text} (last {duration(ago)} ago)")
+        else:
+            yield problem("clients", text, "do what the reason says, in the process that sent it")
+
+
+def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]:
+    subject = f"job {safe(job.get('id'))}"
+    yield _ranks(subject, job)
+    yield _state(subject, job, observing=daemon.get("mode") == "observe")
+    told = "host times" in safe(job.get("why"))
+    if job.get("time_source") == "host" and not told and not daemon.get("emulated"):
+        yield note(
+            subject,
+            "its times are the host's: right for work on the CPU, launch times only for a GPU's",
+            "for PyTorch and JAX on GPUs use an adapter that sends device times",
+        )
+
+
+def _ranks(subject: str, job: Mapping[str, Any]) -> Finding:
+    present, expected = job.get("ranks"), job.get("expected_ranks")
+    missing = job.get("missing_ranks")
+    seen = f"{number(present)} of {number(expected)} ranks have said hello"
+    if isinstance(missing, list) and missing:
+        named = ", ".join(safe(rank) for rank in missing)
+        return problem(
+            subject,
+            f"{seen}; missing: {named}. It stays at full clock until all are there",
+            _CALL_THE_HOOKS,
+        )
+    if isinstance(present, int) and isinstance(expected, int) and present < expected:
+        return problem(subject, seen, _CALL_THE_HOOKS)
+    if expected is None:
+        return note(subject, f"{number(present)} ranks have said hello; of how many is not known")
+    return ok(subject, seen)
+
+
+def _state(subject: str, job: Mapping[str, Any], *, observing: bool) -> Finding:
+    state, why = safe(job.get("state")), safe(job.get("why") or "")
+    if state == "hold":
+        return ok(subject, "hold: its clocks follow the plan" + (f" ({why})" if why else ""))
+    if not why:
+        return ok(subject, state)
+    if observing or why.startswith(_PROGRESS):
+        return note(subject, f"{state}: {why}", None if observing else fix_for(why))
+    return problem(subject, f"{state}: {why}", fix_for(why))
+
+
+def fix_for(why: str) -> str:
+    """What to do about a job's `why`."""
+    return next((fix for part, fix in _FIXES if part in why), _READ_THE_LOG)

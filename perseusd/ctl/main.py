@@ -1,0 +1,70 @@
+"""`perseusctl`: ask a running perseusd, and tell it things. One file beside this one a command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from perseusd import __version__
+from perseusd.config import DEFAULT_RUNTIME_DIR, RUNTIME_DIR_VARIABLE, load_config
+from perseusd.ctl import doctor, status, straggler
+from perseusd.ctl.arguments import add_runtime_dir
+from perseusd.ctl.output import print_json
+from perseusd.errors import PerseusError
+from perseusd.exits import DONE, INTERRUPTED, exit_code
+
+_COMMANDS = {
+    "status": (status, "what every GPU and job is doing, and what it saves"),
+    "doctor": (doctor, "why is my job not seen, or not slowed?"),
+    "straggler": (straggler, "announce a slow replica of a job, or its end"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors go to standard error."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a character shows "?" instead
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    arguments = _parser().parse_args(argv)
+    try:
+        config = load_config(None, {"runtime_dir": arguments.runtime_dir}, os.environ)
+        code: int = arguments.main(arguments, config)
+        sys.stdout.flush()
+        return code
+    except PerseusError as error:
+        return _fail(error, as_json=getattr(arguments, "json", False))
+    except KeyboardInterrupt:
+        return DONE if getattr(arguments, "watch", False) else INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _fail(error: PerseusError, *, as_json: bool) -> int:
+    code = exit_code(error)
+    if as_json:
+        print_json({"error": str(error), "exit_code": code})
+    print(f"perseusctl: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="perseusctl", description="Ask a running perseusd.")
+    parser.add_argument("--version", action="version", version=f"perseusctl {__version__}")
+    parser.add_argument(
+        "--runtime-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"where the daemon's sockets are (default: ${RUNTIME_DIR_VARIABLE}, "
+        f"else {DEFAULT_RUNTIME_DIR})",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, purpose) in _COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose.capitalize())
+        add_runtime_dir(command)
+        module.add_arguments(command)
+        command.set_defaults(main=module.main)
+    return parser

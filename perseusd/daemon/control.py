@@ -1,0 +1,83 @@
+"""Control commands, for root, this daemon's own user and the admin group."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perseusd.core.actions import Action
+from perseusd.core.controller import Controller
+
+LARGEST_FACTOR = 100.0
+
+Act = Callable[[list[Action]], None]
+
+
+class Control:
+    """Checks who asks and what, and carries it out."""
+
+    def __init__(self, controller: Controller, act: Act, admin_group: str) -> None:
+        self._controller = controller
+        self._act = act
+        self._admin_group = admin_group
+        self._commands: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "straggler_announce": self._announce,
+            "straggler_end": self._end,
+        }
+
+    def answer(self, uid: int, request: object) -> dict[str, Any]:
+        """The answer to one request: `ok`, or a code and an error that names the fix."""
+        if not self._permitted(uid):
+            return _refused(
+                "not_permitted",
+                f"uid {uid} may not control this daemon: root, its own user and members of the "
+                f"group {self._admin_group!r} may",
+            )
+        command = request.get("command") if isinstance(request, Mapping) else None
+        handler = self._commands.get(str(command))
+        if handler is None or not isinstance(request, Mapping):
+            known = ", ".join(sorted(self._commands))
+            return _refused("bad_request", f"unknown command {command!r}: known are {known}")
+        return handler(request)
+
+    def _announce(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        factor = request.get("factor")
+        number = isinstance(factor, int | float) and not isinstance(factor, bool)
+        if not number or not 1.0 <= float(factor or 0) <= LARGEST_FACTOR:
+            return _refused(
+                "bad_request",
+                f"factor {factor!r}: give how many times longer the straggler's iteration takes, "
+                f"from 1 to {LARGEST_FACTOR:g}",
+            )
+        return self._straggler(request, float(factor or 0))
+
+    def _end(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return self._straggler(request, None)
+
+    def _straggler(self, request: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
+        """`job` is its id as in status; the part after the user's name will do if it is unique."""
+        asked = str(request.get("job"))
+        jobs = self._controller.jobs
+        named = [n for n in jobs if asked in (n, n.split(":", 1)[-1])]
+        if len(named) != 1:
+            running = ", ".join(sorted(jobs)) or "none"
+            return _refused("unknown_job", f"no job {asked!r} here: running are {running}")
+        self._act(self._controller.announce_straggler(named[0], factor))
+        return {"ok": True}
+
+    def _permitted(self, uid: int) -> bool:
+        if uid in (0, os.geteuid()):
+            return True
+        try:
+            group = grp.getgrnam(self._admin_group)
+            user = pwd.getpwuid(uid)
+        except KeyError:
+            return False
+        return user.pw_gid == group.gr_gid or user.pw_name in group.gr_mem
+
+
+def _refused(code: str, error: str) -> dict[str, Any]:
+    return {"ok": False, "code": code, "error": error}

@@ -1,0 +1,228 @@
+"""The hooks' socket: messages in, with the kernel's word for who sent them; answers out.
+
+What a message says about its sender is never believed: uid and pid come from the socket's peer
+credentials. A client that sends garbage, too much, or what it may not, is refused with a reason,
+and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import zmq
+from perseus_hooks.events import (
+    Event,
+    Goodbye,
+    Hello,
+    Introduce,
+    Refusal,
+    StageEnd,
+    StageStart,
+    Welcome,
+)
+from perseus_hooks.wire import WireError, decode, encode
+
+from perseusd.daemon.leases import Leases, ProcessGoneError
+
+log = logging.getLogger(__name__)
+
+BATCH = 2000
+"""Messages taken per turn of the loop: the rest waits so that timers stay punctual."""
+
+INTRODUCE_EVERY_S = 0.5
+"""How often an unknown client is asked to say hello."""
+
+KEPT_REFUSALS = 32
+
+
+class Peer(NamedTuple):
+    """Who sent a message, by the kernel's word."""
+
+    identity: bytes
+    uid: int
+    pid: int
+
+    @property
+    def client(self) -> str:
+        return f"{self.pid}:{self.identity.hex()}"
+
+
+class Message(NamedTuple):
+    peer: Peer
+    event: Hello | StageStart | StageEnd | Goodbye
+
+
+@dataclass
+class Refused:
+    """A kind of refusal, counted."""
+
+    code: str
+    reason: str
+    count: int = 0
+    last_s: float = 0.0
+
+
+@dataclass
+class _Client:
+    peer: Peer
+    tokens: float
+    filled_s: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Who may speak, and how much."""
+
+    allows: Callable[[int], bool]
+    events_per_s: float
+    max_clients: int
+
+
+@dataclass
+class Intake:
+    """Owns the ROUTER socket and the leases of those who said hello."""
+
+    context: zmq.Context[zmq.Socket[bytes]]
+    path: Path
+    limits: Limits
+    leases: Leases = field(default_factory=Leases)
+    refused: dict[str, Refused] = field(default_factory=dict)
+    _clients: dict[str, _Client] = field(default_factory=dict)
+    _asked_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVHWM, 100_000)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 4096)
+        self.socket.bind(f"ipc://{self.path}")
+        os.chmod(self.path, 0o666)  # noqa: S103 - every user's training may speak; uid is checked
+
+    def receive(self) -> Iterator[Message]:
+        """Events of known clients and hellos of any, at most BATCH."""
+        for _ in range(BATCH):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            peer = _peer(frames[0].bytes, frames[-1])
+            if peer is None or len(frames) != 2:
+                continue
+            message = self._accept(peer, frames[1].bytes)
+            if message is not None:
+                yield message
+
+    def welcome(self, peer: Peer) -> bool:
+        """Begin a lease after a hello; False where the process is gone or there is no room."""
+        if peer.client not in self._clients and len(self._clients) >= self.limits.max_clients:
+            self.refuse(
+                peer, "too_many_clients", f"{len(self._clients)} clients are served already"
+            )
+            return False
+        try:
+            self.leases.add(peer.client, peer.pid)
+        except ProcessGoneError:
+            self.refuse(
+                peer,
+                "process_not_visible",
+                f"perseusd cannot see process {peer.pid}: in a container it needs the host's "
+                "process namespace (hostPID)",
+            )
+            return False
+        now = time.monotonic()
+        self._clients.setdefault(peer.client, _Client(peer, self.limits.events_per_s, now))
+        self._send(peer, Welcome())
+        return True
+
+    def forget(self, client: str) -> None:
+        self._clients.pop(client, None)
+        self._asked_s.pop(client, None)
+
+    def peer(self, client: str) -> Peer | None:
+        known = self._clients.get(client)
+        return known.peer if known else None
+
+    def refuse(self, peer: Peer, code: str, reason: str) -> None:
+        """Tell a client why not, and keep count for status and doctor."""
+        if reason not in self.refused and len(self.refused) >= KEPT_REFUSALS:
+            del self.refused[min(self.refused, key=lambda r: self.refused[r].last_s)]
+        entry = self.refused.setdefault(reason, Refused(code, reason))
+        entry.count += 1
+        entry.last_s = time.monotonic()
+        if entry.count == 1:
+            log.warning("refused process %d of uid %d: %s: %s", peer.pid, peer.uid, code, reason)
+        self._send(peer, Refusal(code, reason[:256]))
+
+    def close(self) -> None:
+        self.leases.close()
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _accept(self, peer: Peer, payload: bytes) -> Message | None:
+        if not self.limits.allows(peer.uid):
+            self.refuse(peer, "not_permitted", f"uid {peer.uid} is not among [access] allow_users")
+            return None
+        try:
+            event = decode(payload)
+        except WireError as error:
+            self.refuse(peer, "bad_message", str(error))
+            return None
+        if isinstance(event, Hello):
+            return Message(peer, event)
+        if not isinstance(event, StageStart | StageEnd | Goodbye):
+            self.refuse(peer, "bad_message", f"{type(event).__name__} is for the daemon to send")
+            return None
+        client = self._clients.get(peer.client)
+        if client is None:
+            self._introduce(peer)
+            return None
+        return Message(peer, event) if self._within_rate(client) else None
+
+    def _introduce(self, peer: Peer) -> None:
+        now = time.monotonic()
+        if now - self._asked_s.get(peer.client, 0.0) >= INTRODUCE_EVERY_S:
+            if len(self._asked_s) > 4 * self.limits.max_clients:
+                self._asked_s.clear()
+            self._asked_s[peer.client] = now
+            self._send(peer, Introduce())
+
+    def _within_rate(self, client: _Client) -> bool:
+        now = time.monotonic()
+        limit = self.limits.events_per_s
+        client.tokens = min(limit, client.tokens + (now - client.filled_s) * limit)
+        client.filled_s = now
+        if client.tokens < 1:
+            return False  # its next event shows the gap, and its job goes to full clock
+        client.tokens -= 1
+        return True
+
+    def _send(self, peer: Peer, event: Event) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # gone, or not reading: its own loss
+            self.socket.send_multipart([peer.identity, encode(event)], zmq.NOBLOCK)
+
+
+def _peer(identity: bytes, frame: zmq.Frame) -> Peer | None:
+    """From the socket's credentials, `host:uid:gid:pid` on ipc; None without them."""
+    try:
+        address = frame.get("Peer-Address")
+        _, uid, _, pid = str(address).rsplit(":", 3)
+        return Peer(identity, int(uid), int(pid))
+    except (zmq.ZMQError, ValueError, TypeError):
+        return None
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or the number where the system has none for it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,103 @@
+"""The daemon's side of the planner process: requests go out, plans come back, nothing waits."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from perseusd.core.actions import RequestPlan
+from perseusd.core.model import PlanResult
+
+log = logging.getLogger(__name__)
+
+CHILD = "perseusd.daemon.planner_process"
+
+TIME_LIMIT_S = 60.0
+"""A plan that takes longer is given up and its process replaced."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The answer to a request; a string says why there is no plan."""
+
+    job: str
+    request: int
+    answer: PlanResult | str
+
+
+@dataclass
+class Planner:
+    """The daemon's side. Waiting requests are replaced by newer ones of the same job."""
+
+    _waiting: dict[str, RequestPlan] = field(default_factory=dict)
+    _busy: RequestPlan | None = None
+    _since_s: float = 0.0
+    _process: subprocess.Popen[bytes] | None = None
+    _connection: Connection | None = None
+
+    def start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", CHILD, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+
+    def fileno(self) -> int | None:
+        return None if self._connection is None else self._connection.fileno()
+
+    def request(self, request: RequestPlan) -> None:
+        self._waiting[request.job] = request
+        self._next()
+
+    def results(self) -> list[Planned]:
+        """Answers that have come, without waiting."""
+        found: list[Planned] = []
+        try:
+            while self._connection is not None and self._connection.poll():
+                found.append(self._connection.recv())
+                self._busy = None
+        except (EOFError, OSError):
+            found += self._restart("the planner process ended unexpectedly")
+        if self._busy is not None and time.monotonic() - self._since_s > TIME_LIMIT_S:
+            found += self._restart(f"planning took longer than {TIME_LIMIT_S:g} s")
+        self._next()
+        return found
+
+    def stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _next(self) -> None:
+        if self._busy is not None or not self._waiting or self._connection is None:
+            return
+        self._busy = self._waiting.pop(next(iter(self._waiting)))
+        self._since_s = time.monotonic()
+        # A failure shows as EOF in results().
+        with contextlib.suppress(OSError):
+            self._connection.send(self._busy)
+
+    def _restart(self, why: str) -> list[Planned]:
+        log.error("%s; starting it again", why)
+        busy, self._busy = self._busy, None
+        self.stop()
+        self.start()
+        return [] if busy is None else [Planned(busy.job, busy.request, why)]

@@ -1,0 +1,271 @@
+"""The daemon's life, read downward: start, loop, shutdown.
+
+One thread runs the loop; the sampler reads GPUs in another, plans are made in a process of their
+own, and clocks are written by perseusd-clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import zmq
+from perseus_hooks.events import Goodbye, Hello
+
+from perseusd import __version__
+from perseusd.config import Config
+from perseusd.core.actions import Action, Notice, Refuse, RequestPlan, SetClock
+from perseusd.core.controller import Controller
+from perseusd.core.knowledge import GpuFacts
+from perseusd.core.settings import Settings
+from perseusd.daemon.actuator import Actuator, Failed
+from perseusd.daemon.control import Control
+from perseusd.daemon.intake import Intake, Limits, Message, user_name
+from perseusd.daemon.planning import Planner
+from perseusd.daemon.questions import Questions
+from perseusd.daemon.sampler import Sampler
+from perseusd.daemon.status import StatusView
+from perseusd.daemon.systemd import notify
+from perseusd.errors import ConfigurationError, GpuError
+from perseusd.gpus import open_gpus
+from perseusd.gpus.base import GpuNode
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.02
+"""The loop looks at readings and deadlines at least this often."""
+
+
+def run(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; every clock is full afterwards. Returns the exit code."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_one(config))
+        service = Service(config)
+        stack.callback(service.shutdown)
+        service.start()
+        service.loop()
+    return 0
+
+
+class Service:
+    """All parts of a running daemon."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stopping = False
+        self.node = _open_node(config)
+        gpus = {gpu.info.uuid: gpu for gpu in self.node.gpus}
+        facts = {
+            uuid: GpuFacts(uuid, gpu.info.name, gpu.info.supported_clocks_mhz)
+            for uuid, gpu in gpus.items()
+            if not gpu.info.mig_enabled
+        }
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.controller = Controller(_settings(config), facts)
+        self.sampler = Sampler(self.node.gpus, config.sampler_interval_s)
+        self.actuator = Actuator(config, list(gpus))
+        self.planner = Planner()
+        limits = Limits(config.allows, config.events_per_s, config.max_clients)
+        self.intake = Intake(self.context, config.hooks_socket, limits)
+        self.status = StatusView(self.controller, self.sampler, self.actuator, self.intake)
+        control = Control(self.controller, self._act, config.admin_group)
+        self.questions = Questions(
+            self.context,
+            {
+                config.status_socket: (0o666, lambda _uid, _request: self.status.make()),
+                config.control_socket: (0o666, control.answer),
+            },
+        )
+        self._heartbeat_s = 0.0
+
+    def start(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self.actuator.start()
+        self.planner.start()
+        self.sampler.start()
+        self.poller = zmq.Poller()
+        self.poller.register(self.intake.socket, zmq.POLLIN)
+        self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
+        for socket in self.questions.sockets:
+            self.poller.register(socket, zmq.POLLIN)
+        notify("READY=1")
+        kind = "emulated " if self.config.simulate is not None else ""
+        mode = ", observe-only" if self.config.observe else ""
+        log.info(
+            "perseusd %s ready: %d %sGPUs, sockets in %s%s",
+            __version__,
+            len(self.node.gpus),
+            kind,
+            self.config.runtime_dir,
+            mode,
+        )
+
+    def loop(self) -> None:
+        while not self.stopping:
+            self._wait()
+            self._turn()
+
+    def shutdown(self) -> None:
+        """Clocks first, then everything else; each step whatever became of the others."""
+        notify("STOPPING=1")
+        for step in (
+            self.actuator.stop,
+            self.planner.stop,
+            self.sampler.stop,
+            self.intake.close,
+            self.questions.close,
+            self.node.close,
+            lambda: self.context.destroy(linger=0),
+        ):
+            _surely(step)
+        log.info("perseusd stopped")
+
+    def _wait(self) -> None:
+        """Until something comes in or is due."""
+        due_ns = self.controller.next_due_ns()
+        wait_s = IDLE_S
+        if due_ns is not None:
+            wait_s = min(wait_s, max(0.0, (due_ns - time.monotonic_ns()) * 1e-9))
+        ready = dict.fromkeys((self.actuator.fileno(), self.planner.fileno()))
+        with contextlib.ExitStack() as stack:
+            for fd in ready:
+                if fd is not None:
+                    self.poller.register(fd, zmq.POLLIN)
+                    stack.callback(self.poller.unregister, fd)
+            self.poller.poll(math.ceil(wait_s * 1000) if wait_s > 0.0005 else 0)
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._heartbeat_s:
+            self._heartbeat_s = now_s + self.config.heartbeat_s
+            self.actuator.heartbeat()
+            notify("WATCHDOG=1")
+        self._take_results()
+        for client in self.intake.leases.died():
+            self.intake.forget(client)
+            self._act(self.controller.client_lost(client, "has ended"))
+        for message in self.intake.receive():
+            self._take(message)
+        while self.sampler.readings:
+            self.controller.energy(*self.sampler.readings.popleft())
+        for planned in self.planner.results():
+            self._act(self.controller.planned(planned.job, planned.request, planned.answer))
+        self._act(self.controller.tick(time.monotonic_ns()))
+        self.questions.answer()
+
+    def _take(self, message: Message) -> None:
+        peer, event = message
+        if isinstance(event, Hello):
+            if self.intake.welcome(peer):
+                actions = self.controller.hello(peer.client, user_name(peer.uid), event)
+                self._act(actions)
+            return
+        now_ns = time.monotonic_ns()
+        self._act(self.controller.stage_event(peer.client, event, now_ns))
+        if isinstance(event, Goodbye):
+            self.intake.forget(peer.client)
+
+    def _take_results(self) -> None:
+        for result in self.actuator.results():
+            if not isinstance(result, Failed):
+                self.controller.written(*result)
+            elif result.uuid is None:
+                log.error("%s", result.why)
+                self._act(self.controller.release_all(result.why))
+            else:
+                log.error("%s", result.why)
+                self._act(self.controller.release_gpu(result.uuid, result.why))
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case SetClock(uuid, clock_mhz):
+                    self.actuator.set_clock(uuid, clock_mhz)
+                case RequestPlan():
+                    self.planner.request(action)
+                case Refuse(client, code, reason):
+                    if (peer := self.intake.peer(client)) is not None:
+                        self.intake.refuse(peer, code, reason)
+                        self.intake.forget(client)
+                case Notice(job, text):
+                    log.info("job %s: %s", job, text)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        log.info("stopping on %s", signal.Signals(number).name)
+        self.stopping = True
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(
+        observe=config.observe,
+        slowdown_budget=config.slowdown_budget,
+        learning_slowdown=config.learning_slowdown,
+        min_clock_fraction=config.min_clock_fraction,
+        max_writes_per_s=config.max_writes_per_s,
+        max_node_write_share=config.max_node_write_share,
+        silence_s=config.silence_s,
+        silence_iterations=config.silence_iterations,
+        baseline_iterations=config.baseline_iterations,
+        max_learning_iterations=config.max_iterations,
+    )
+
+
+def _open_node(config: Config) -> GpuNode:
+    if config.simulate is None:
+        return open_gpus()
+    path = config.simulated_file
+    if not path.exists():
+        from perseusd.gpus.simulated import SPECS, create_node
+
+        create_node(path, SPECS["a100-sxm"], config.simulate)
+    node = open_gpus(path)
+    if len(node.gpus) != config.simulate:
+        found = len(node.gpus)
+        node.close()
+        raise ConfigurationError(
+            f"--simulate {config.simulate}: {path} holds {found} GPUs; remove the file, or say "
+            f"--simulate {found}"
+        )
+    return node
+
+
+@contextlib.contextmanager
+def _only_one(config: Config) -> Iterator[None]:
+    """Hold the lock that makes this the only daemon of its runtime directory."""
+    try:
+        config.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = config.lock_file.open("a+")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename}: {error.strerror}; give a directory that this user may write with "
+            "--runtime-dir"
+        ) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise ConfigurationError(
+                f"another perseusd (process {holder}) runs in {config.runtime_dir}; stop it, or "
+                "give another --runtime-dir"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
+
+
+def _surely(step: Callable[[], object]) -> None:
+    try:
+        step()
+    except (OSError, GpuError, zmq.ZMQError) as error:
+        log.error("while stopping: %s", error)

@@ -1,0 +1,188 @@
+"""`perseusctl doctor`: each thing that can keep a job unseen or fast is named with its fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from perseus_hooks.events import Hello
+
+from perseusd.core.roster import Member, Roster
+from perseusd.ctl import diagnosis
+from perseusd.ctl.diagnosis import diagnose, fix_for
+from perseusd.ctl.environment import VARIABLES, check_environment
+from perseusd.ctl.findings import Verdict
+from perseusd.ctl.main import main
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def change(path: str, **values: object) -> Change:
+    """A change of a Status object: `daemon`, `gpus` or `jobs` (their first)."""
+
+    def apply(status: dict[str, Any]) -> None:
+        target = status[path] if path == "daemon" else status[path][0]
+        target.update(values)
+
+    return apply
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_nothing_is_wrong(stand_in, status, capsys) -> None:
+    """A job in hold on an acting daemon: exit code 0 and every check in order."""
+    stand_in.answers(status)
+    assert main(["doctor", "--runtime-dir", str(stand_in.runtime_dir)]) == 0
+    shown = capsys.readouterr().out
+    subjects = ["environment", "runtime directory", "hooks socket", "daemon", "clock process"]
+    subjects += ["GPUs", "job job-a"]
+    places = [shown.index(f" {subject}: ") for subject in subjects]
+    assert places == sorted(places)
+    assert "Nothing is wrong." in shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "text", "fix"),
+    [
+        (change("daemon", clock_process="dead"), "perseusd-clock is dead", "journalctl"),
+        (lambda status: status.update(gpus=[]), "none is visible", "nvidia-smi"),
+        (change("gpus", state="stuck"), "is stuck", "dmesg"),
+        (change("gpus", state="failed", error="is lost"), "is failed: is lost", "dmesg"),
+        (
+            change("jobs", state="baseline", ranks=7, expected_ranks=8, missing_ranks=[3]),
+            "7 of 8 ranks have said hello; missing: 3",
+            "call the hooks",
+        ),
+        (change("jobs", state="baseline", ranks=7, expected_ranks=8), "7 of 8", "call the hooks"),
+        (
+            change("jobs", state="baseline", why="rank 2 runs on CUDA but sends host times, …"),
+            "host times",
+            "adapter",
+        ),
+        (
+            change("jobs", state="release", why="rank 1: forward 2 came at position 5 of …"),
+            "came at position 5",
+            "same order",
+        ),
+        (change("jobs", state="release", why="rank 1 has ended"), "has ended", "start that rank"),
+        (change("jobs", state="release", why="rank 0 fell silent"), "silent", "still trains"),
+        (change("jobs", state="release", why="something else"), "something else", "journalctl"),
+        (
+            change("daemon", refused=[{"code": "held", "reason": "held by x", "count": 3}]),
+            "refused 3 times: held by x",
+            "in the process that sent it",
+        ),
+    ],
+)
+def test_a_problem_is_named_with_its_fix(
+    stand_in, status, capsys, changed: Change, text: str, fix: str
+) -> None:
+    """Each obstacle is a problem with its own fix, and the exit code is 1."""
+    changed(status)
+    stand_in.answers(status)
+    assert main(["doctor", "--json", "--runtime-dir", str(stand_in.runtime_dir)]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["schema_version"] == 1
+    assert answer["ok"] is False
+    problems = [found for found in answer["findings"] if found["verdict"] == "problem"]
+    assert any(text in found["text"] and fix in found["fix"] for found in problems)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        (change("daemon", mode="observe", clock_process="dead"), "observe-only"),
+        (change("daemon", emulated=True), "emulated"),
+        (change("jobs", state="baseline", why="measuring the baseline: 2 of 5 iterations"), "2 of"),
+        (
+            change(
+                "jobs", state="baseline", why="the order of its computations is not understood yet"
+            ),
+            "not understood yet",
+        ),
+        (change("gpus", mig=True), "MIG is on"),
+        (lambda status: status.update(jobs=[]), "no training process has said hello"),
+        (change("jobs", time_source="host"), "its times are the host's"),
+        (change("jobs", expected_ranks=None), "is not known"),
+        (
+            change("daemon", refused=[{"reason": "x", "count": 1, "last_s_ago": 7200}]),
+            "last 2 h 0 min ago",
+        ),
+    ],
+)
+def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) -> None:
+    """Patience, modes and history are notes: the exit code stays 0."""
+    changed(status)
+    findings = list(diagnose(status))
+    assert not [found for found in findings if found.verdict is Verdict.PROBLEM]
+    assert any(text in found.text for found in findings if found.verdict is Verdict.NOTE)
+
+
+def test_no_daemon(tmp_path: Path, capsys) -> None:
+    """An existing directory without sockets: the sockets are the problem, and checks stop there."""
+    assert main(["doctor", "--runtime-dir", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "problem  hooks socket" in shown
+    assert "problem  daemon" in shown
+    assert "clock process" not in shown
+    assert "systemctl status perseusd" in shown
+
+
+def test_no_runtime_directory(tmp_path: Path, capsys) -> None:
+    """A directory that does not exist is the first problem."""
+    assert main(["doctor", "--runtime-dir", str(tmp_path / "absent")]) == 1
+    assert "problem  runtime directory" in capsys.readouterr().out
+
+
+def test_a_foreign_answer(stand_in, capsys) -> None:
+    """A daemon that answers nonsense is a problem, not a crash of the doctor."""
+    stand_in.answer = lambda request: [b"nonsense"]
+    assert main(["doctor", "--runtime-dir", str(stand_in.runtime_dir)]) == 1
+    assert "is not JSON" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("environ", "verdict", "text"),
+    [
+        ({"PERSEUS_ENABLED": "0"}, Verdict.PROBLEM, "switches the hooks off"),
+        ({"PERSEUS_STAGE": "first"}, Verdict.PROBLEM, "PERSEUS_STAGE"),
+        ({"PERSEUS_STAEG": "1"}, Verdict.NOTE, "PERSEUS_STAEG is read by nobody"),
+        ({"PERSEUS_STAGE": "1"}, Verdict.OK, "PERSEUS_STAGE=1"),
+    ],
+)
+def test_the_environment(environ: Mapping[str, str], verdict: Verdict, text: str) -> None:
+    """Variables are read as the hooks read them; a wrong or misspelt one is found."""
+    findings = list(check_environment(environ))
+    assert any(found.verdict is verdict and text in found.text for found in findings)
+
+
+def hello(stage: int | None, stages: int | None, **values: Any) -> Hello:
+    known = {"rank": stage or 0, "world_size": None, "local_rank": None, "replica": None}
+    known |= {"replicas": None, "schedule": None, "gpus": (), "time_source": "host"}
+    known |= {"uses_cuda": False, "slowdown_budget": None, "hostname": "h", "job": "j"}
+    return Hello(stage=stage, stages=stages, **{**known, **values})
+
+
+@pytest.mark.parametrize(
+    ("hellos", "gpus"),
+    [
+        ([hello(None, None)], ("GPU-0",)),
+        ([hello(0, 2)], ("GPU-0",)),
+        ([hello(0, 1, world_size=2)], ("GPU-0",)),
+        ([hello(0, 1)], ()),
+        ([hello(0, 1, uses_cuda=True)], ("GPU-0",)),
+    ],
+)
+def test_every_obstacle_of_the_core_has_its_own_fix(hellos: list[Hello], gpus: Any) -> None:
+    """The core's words for why a job is not planned are those that the doctor knows a fix for."""
+    members = {str(n): Member(str(n), said, gpus) for n, said in enumerate(hellos)}
+    why = Roster(members).obstacle()
+    assert why
+    assert fix_for(why) != diagnosis._READ_THE_LOG

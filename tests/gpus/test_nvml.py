@@ -1,0 +1,255 @@
+"""Real NVML through unmodified pynvml, on a stand-in for the driver's library."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "nvmlfake" / "nvmlfake.c"
+Run = Callable[..., Any]
+
+_PRELUDE = """
+import json, os
+from perseusd.errors import GpuError
+from perseusd.gpus import open_gpus
+def error(function, *arguments):
+    try:
+        function(*arguments)
+    except GpuError as error:
+        return [type(error).__name__, str(error)]
+"""
+
+
+@pytest.fixture(scope="session")
+def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stand-in library lies, built by the system's C compiler."""
+    folder = tmp_path_factory.mktemp("nvmlfake")
+    command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-o", folder / "libnvidia-ml.so.1", SOURCE], check=True)
+    return folder
+
+
+@pytest.fixture
+def environment(library_folder: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(library_folder),
+        "NVMLFAKE_STATE": str(tmp_path / "state"),
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    """Runs a program that assigns `answer`, in a process of its own; the answer."""
+
+    def run_program(program: str, faults: str = "") -> Any:
+        text = _PRELUDE + textwrap.dedent(program) + "\nprint(json.dumps(answer))"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", text],
+            env={**environment, "NVMLFAKE_FAULTS": faults},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run_program
+
+
+def test_what_does_not_change(run: Run) -> None:
+    """UUID, name, index, ascending clocks of the highest memory clock, MIG."""
+    answer = run(
+        """
+        node = open_gpus()
+        answer = [[g.info.uuid, g.info.name, g.info.index, g.info.supported_clocks_mhz,
+                   g.info.mig_enabled, g.info.emulated] for g in node.gpus]
+        node.close()
+        node.close()
+        """
+    )
+    clocks = list(range(210, 1411, 15))
+    assert answer == [
+        [f"GPU-fa4e0000-0000-0000-0000-{i:012d}", "NVIDIA A100-SXM4-80GB", i, clocks, False, False]
+        for i in range(2)
+    ]
+
+
+def test_readings_have_the_units_in_their_names(run: Run) -> None:
+    """Millijoules and milliwatts become joules and watts; everything else as the driver says."""
+    answer = run(
+        """
+        gpu = open_gpus().gpus[0]
+        answer = [gpu.energy_j(), gpu.energy_j(), gpu.power_w(), gpu.clock_mhz(),
+                  int(gpu.reasons()), gpu.temperature_c(), list(gpu.process_ids())]
+        """
+    )
+    assert answer == [1.5, 3.0, 250.5, 1410, 0x24, 61.0, [4242, 4343]]
+
+
+@pytest.mark.parametrize("code", [3, 13])
+def test_older_drivers_are_read_too(run: Run, code: int) -> None:
+    """Without the new functions and the instant-power field their predecessors are used."""
+    faults = ",".join(
+        f"{function}:0:{code}"
+        for function in (
+            "field",
+            "nvmlDeviceGetCurrentClocksEventReasons",
+            "nvmlDeviceGetTemperatureV",
+            "nvmlDeviceGetMigMode",
+        )
+    )
+    answer = run(
+        """
+        gpu = open_gpus().gpus[0]
+        answer = [[gpu.power_w(), int(gpu.reasons()), gpu.temperature_c()] for _ in range(2)]
+        answer.append(gpu.info.mig_enabled)
+        """,
+        faults,
+    )
+    assert answer == [[240.25, 0x8, 60.0], [240.25, 0x8, 60.0], False]
+
+
+def test_lock_and_reset(run: Run) -> None:
+    """A lock is seen in the observed clock of that GPU only; reset undoes it."""
+    answer = run(
+        """
+        one, other = open_gpus().gpus
+        one.lock_clock(1005)
+        answer = [one.clock_mhz(), other.clock_mhz()]
+        one.reset_clock()
+        answer.append(one.clock_mhz())
+        answer.append(error(one.lock_clock, 1006))
+        """
+    )
+    assert answer[:3] == [1005, 1410, 1410]
+    assert answer[3][0] == "GpuError"
+    assert "1006 MHz" in answer[3][1]
+    assert "1005 MHz" in answer[3][1]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "fix"),
+    [
+        (4, "GpuPermissionError", "CAP_SYS_ADMIN"),
+        (15, "GpuLostError", "gpu-reset"),
+        (16, "GpuLostError", "gpu-reset"),
+        (3, "GpuNotSupportedError", "cannot do it"),
+        (18, "GpuError", "reload it"),
+        (10, "GpuError", "kernel log"),
+        (999, "GpuError", "kernel log"),
+        (777, "GpuError", "777"),
+    ],
+)
+def test_errors_are_told_apart_and_named(run: Run, code: int, kind: str, fix: str) -> None:
+    """Each error code becomes the error of its kind, naming GPU, call and fix."""
+    calls = {
+        "nvmlDeviceSetGpuLockedClocks": "lock_clock, 1005",
+        "nvmlDeviceResetGpuLockedClocks": "reset_clock",
+        "nvmlDeviceGetTotalEnergyConsumption": "energy_j",
+        "nvmlDeviceGetClockInfo": "clock_mhz",
+        "nvmlDeviceGetComputeRunningProcesses_v3": "process_ids",
+    }
+    methods = ", ".join(f"error(gpu.{call})" for call in calls.values())
+    program = f"gpu = open_gpus().gpus[1]\nanswer = [{methods}]"
+    answer = run(program, ",".join(f"{function}:1:{code}" for function in calls))
+    for (name, text), function in zip(answer, calls, strict=True):
+        assert name == kind
+        assert "GPU 1 (GPU-fa4e" in text
+        assert function.removesuffix("_v3") in text
+        assert fix in text
+
+
+def test_lost_gpu_is_an_error_of_power_and_reasons_too(run: Run) -> None:
+    """Where there are fallbacks a lost GPU is still a lost GPU, not an old driver."""
+    functions = ("field", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetTemperatureV")
+    answer = run(
+        """
+        gpu = open_gpus().gpus[0]
+        answer = [error(gpu.power_w)[0], error(gpu.reasons)[0], error(gpu.temperature_c)[0]]
+        """,
+        ",".join(f"{function}:0:15" for function in functions),
+    )
+    assert answer == ["GpuLostError"] * 3
+
+
+def test_gpu_lost_at_the_start_does_not_hide_the_others(run: Run) -> None:
+    """The other GPU keeps its index; why one is missing is kept."""
+    answer = run(
+        """
+        node = open_gpus()
+        answer = [[gpu.info.index for gpu in node.gpus], list(node.unavailable.items())]
+        """,
+        "nvmlDeviceGetHandleByIndex_v2:0:15",
+    )
+    assert answer[0] == [1]
+    ((index, why),) = answer[1]
+    assert index == 0
+    assert "GPU 0" in why
+
+
+def test_gpu_without_clocks_is_read_but_not_locked(run: Run) -> None:
+    """Where no clocks are listed (vGPU) there are none, and a lock is not supported."""
+    answer = run(
+        """
+        gpu = open_gpus().gpus[0]
+        answer = [gpu.info.supported_clocks_mhz, error(gpu.lock_clock, 1005)[0], gpu.power_w()]
+        """,
+        "nvmlDeviceGetSupportedMemoryClocks:0:3",
+    )
+    assert answer == [[], "GpuNotSupportedError", 250.5]
+
+
+def test_mig_is_seen(run: Run, tmp_path: Path) -> None:
+    """A GPU divided by MIG says so."""
+    (tmp_path / "state").write_bytes(struct.pack("@4IQ", 0, 0, 0, 1, 0))
+    assert run("answer = [g.info.mig_enabled for g in open_gpus().gpus]") == [True, False]
+
+
+def test_no_driver_is_said_with_the_fix(run: Run, environment: dict[str, str]) -> None:
+    """Driver not loaded, or no library at all: an error with what to do, no traceback."""
+    text = run("answer = error(open_gpus)", "nvmlInitWithFlags:0:9")[1]
+    assert "install or load the NVIDIA driver" in text
+    environment["LD_LIBRARY_PATH"] = "/nonexistent"
+    assert "NVIDIA driver" in run("answer = error(open_gpus)")[1]
+
+
+def test_closed_node_has_let_go_of_the_driver(run: Run) -> None:
+    """After close the library is shut down, so reading is an error, and a new node opens again."""
+    answer = run(
+        """
+        node = open_gpus()
+        node.close()
+        answer = [error(node.gpus[0].power_w)[0], open_gpus().gpus[0].power_w()]
+        """
+    )
+    assert answer == ["GpuError", 250.5]
+
+
+def test_clock_process_on_nvml_restores_after_a_crash(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """perseusd-clock on the driver's library: after a crash its next start resets what the intent
+    on disk names, and that GPU alone."""
+    (tmp_path / "state").write_bytes(
+        struct.pack("@4IQ", 1005, 1, 0, 0, 0) + struct.pack("@4IQ", 1005, 1, 0, 0, 0)
+    )
+    intent = tmp_path / "clock-intent.json"
+    uuid = "GPU-fa4e0000-0000-0000-0000-000000000000"
+    intent.write_text(json.dumps({"version": 1, "may_be_locked": [uuid]}))
+    command = [sys.executable, "-m", "perseusd.clock", "--reset", "--state-dir", str(tmp_path)]
+    assert subprocess.run(command, env=environment, check=False, timeout=30).returncode == 0
+    first, second = struct.iter_unpack("@4IQ", (tmp_path / "state").read_bytes())
+    assert first[:2] == (0, 2)
+    assert second[:2] == (1005, 1)
+    assert json.loads(intent.read_text())["may_be_locked"] == []

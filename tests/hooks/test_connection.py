@@ -1,0 +1,46 @@
+"""The two ways into libzmq: straight, and through pyzmq where the straight one is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from perseus_hooks import connection
+from perseus_hooks.connection import SEND_QUEUE, Connection
+from perseus_hooks.events import Goodbye, Introduce, StageEnd
+from perseus_hooks.wire import encode
+
+
+@pytest.fixture(params=["direct", "through pyzmq"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param != "direct":
+        monkeypatch.setattr(connection, "_BACKEND", "zmq.no_such_backend")
+    return str(request.param)
+
+
+def test_messages_go_both_ways(way: str, daemon: Any, runtime_dir: str, until: Any) -> None:
+    """Either way what is sent arrives, what is answered is read, and nothing to read is None."""
+    link = Connection(f"{runtime_dir}/hooks.sock")
+    link.wait_until_connected(5000)
+    assert link.receive() is None
+    assert link.send(encode(StageEnd(0, 1, 2)))
+    assert daemon.receive() == [StageEnd(0, 1, 2)]
+    daemon.send(Introduce())
+    assert until(link.receive) == encode(Introduce())
+    assert link.send(encode(Goodbye(3, 4)))
+    link.close()
+    assert daemon.receive() == [Goodbye(3, 4)]
+
+
+def test_nothing_is_queued_for_nobody(way: str, runtime_dir: str) -> None:
+    """Without a daemon a message is not taken, so that none is stale when one comes."""
+    link = Connection(f"{runtime_dir}/hooks.sock")
+    assert not any(link.send(b"x") for _ in range(2 * SEND_QUEUE))
+    link.close()
+
+
+def test_the_straight_way_is_there() -> None:
+    """With the pyzmq of the test environment it is: without it a busy thread costs 5 ms a call."""
+    link = Connection("/nonexistent/hooks.sock")
+    assert link.send.__qualname__.startswith("_direct.")
+    link.close()
