@@ -259,14 +259,18 @@ class Job:
         known = self._known
         assert known is not None
         exhausted = known.explorer.iterations >= self._settings.max_learning_iterations
-        if known.explorer.done(known.knowledge) or exhausted:
+        try:
+            if known.explorer.done(known.knowledge) or exhausted:
+                self._adopt(None)
+                if not self._awaited:
+                    self._request_plan()
+            else:
+                trial = known.explorer.next_trial(known.knowledge)
+                curves, _ = known.knowledge.curves(known.graph.kinds)
+                self._adopt(paced(trial, known.graph, curves))
+        except PlanningError as error:
             self._adopt(None)
-            if not self._awaited:
-                self._request_plan()
-        else:
-            trial = known.explorer.next_trial(known.knowledge)
-            curves, _ = known.knowledge.curves(known.graph.kinds)
-            self._adopt(paced(trial, known.graph, curves))
+            self._no_plan(str(error))
 
     def _decide_hold(self, episode: Episode) -> None:
         if self.straggler_factor is not None or self._awaited:
@@ -289,8 +293,7 @@ class Job:
             return
         problem, factor = awaited
         if isinstance(answer, str):
-            self._why = f"no plan could be made: {answer}"
-            self.actions.append(Notice(self.name, self._why))
+            self._no_plan(answer)
             return
         plan = paced(answer.plan, self._known.graph, problem.curves)
         if factor is None:
@@ -298,17 +301,34 @@ class Job:
         if factor != self.straggler_factor:
             return  # the straggler came or went meanwhile
         self._move(Signal.PLANNED)
+        self._why = ""
         self._hold.start_plan()
         self._adopt(plan)
 
+    def _no_plan(self, why: str) -> None:
+        told, self._why = self._why, f"no plan could be made: {why}"
+        if self._why != told:
+            self.actions.append(Notice(self.name, self._why))
+
     def _request_plan(self) -> None:
+        try:
+            problem = self._problem()
+        except PlanningError as error:
+            self._no_plan(str(error))
+            return
+        self._requests += 1
+        self._awaited = {self._requests: (problem, self.straggler_factor)}
+        self.actions.append(RequestPlan(self.name, self._requests, problem))
+
+    def _problem(self) -> Problem:
+        """The deadline problem as it stands. Raises PlanningError while too little is known."""
         known, baseline = self._known, self.ledger.sample("baseline")
         assert known is not None
         assert baseline is not None
         curves, blocking = known.knowledge.curves(known.graph.kinds)
         stretch = self._hold.stretch(self.straggler_factor)
         makespan_s = self.ledger.makespan_s("baseline")
-        problem = Problem(
+        return Problem(
             pipeline=known.pipeline,
             curves=curves,
             blocking_power_w=[blocking[r] for r in range(known.pipeline.ranks)],
@@ -317,9 +337,6 @@ class Job:
             max_writes=self._max_writes(baseline.mean),
             time_budget_s=self._settings.planning_s,
         )
-        self._requests += 1
-        self._awaited = {self._requests: (problem, self.straggler_factor)}
-        self.actions.append(RequestPlan(self.name, self._requests, problem))
 
     def _max_writes(self, iteration_time_s: float) -> int:
         """Per GPU and iteration: bounded for each GPU, and by the driver lock a node shares."""

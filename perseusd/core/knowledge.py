@@ -10,6 +10,7 @@ import numpy as np
 from perseusd.core.attribution import Activity, Column, CounterTicks, EnergyLedger, Power
 from perseusd.core.curves import Durations, Shape, TimeModel, fit_piecewise, fit_times
 from perseusd.core.model import Curve, Kind
+from perseusd.errors import PlanningError
 
 MOST_CLOCKS = 40
 """Clocks offered to the planner per kind; finer steps than 2–3 % of the range change nothing."""
@@ -107,12 +108,21 @@ class Knowledge:
         return shapes
 
     def curves(self, kinds: Iterable[Kind]) -> tuple[dict[Kind, Curve], dict[int, float]]:
-        """Curve per kind on supported clocks within what was explored; blocking power by rank."""
+        """Curve per kind on supported clocks within what was explored; blocking power by rank.
+
+        Raises PlanningError where a GPU's energy counter told nothing.
+        """
         model, powers = self.time_model(), self.powers()
         shapes = self.power_shapes(powers, model)
         curves = {}
         for kind in kinds:
-            top_w = powers[kind.rank][Column(kind, self.gpus[kind.rank].top_mhz)].watts
+            top = powers.get(kind.rank, {}).get(Column(kind, self.gpus[kind.rank].top_mhz))
+            if top is None or top.watts <= 0:
+                raise PlanningError(
+                    f"no energy was seen for {kind.instruction} of stage {kind.rank}: the energy "
+                    f"counter of GPU {self.gpus[kind.rank].uuid} does not move or cannot be read"
+                )
+            top_w = top.watts
             shape = shapes.get(model.group[kind], Shape((1.0,), (1.0,)))
             curves[kind] = self._curve(kind, model, top_w, shape)
         return curves, self.blocking_power(powers)

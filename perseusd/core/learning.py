@@ -236,5 +236,5 @@ def _predicted_ratio(model: TimeModel, kind: Kind, x: float) -> float:
 def _top_power(
     powers: Mapping[int, Mapping[Column | None, Power]], kind: Kind, top_mhz: int
 ) -> float:
-    power = powers[kind.rank].get(Column(kind, top_mhz))
+    power = powers.get(kind.rank, {}).get(Column(kind, top_mhz))
     return power.watts if power else 0.0

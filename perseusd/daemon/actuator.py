@@ -25,7 +25,7 @@ from perseusd.errors import DaemonUnreachableError, ProtocolError
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S = 1.0
+FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 30.0
 """Between attempts to reach a clock process that went away: doubled each time, up to this."""
 
@@ -117,6 +117,8 @@ class Actuator:
         if client.heartbeats_lost > self._lost:
             self._lost = client.heartbeats_lost
             found += self._all_put_back()
+            for uuid in self.uuids:  # a lock asked for since then must not outlive the news
+                self._ask(client, uuid, None)
             found.append(Failed(None, "perseusd-clock missed this daemon's heartbeat"))
         if not client.alive:
             self._drop()
@@ -152,10 +154,10 @@ class Actuator:
         self._asked[number] = (uuid, clock_mhz, now_ns)
 
     def _result(self, result: WriteResult) -> list[Written | Failed]:
-        self._retry_after_s = FIRST_RETRY_S  # it works
         asked = self._asked.pop(result.request_id, None)
         if asked is None:
             return []
+        self._retry_after_s = FIRST_RETRY_S  # it works
         uuid, clock_mhz, asked_ns = asked
         if result.code is ResultCode.OK:
             if clock_mhz is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import zmq
 
+from perseusd.emulation.environment import own_environment
 from perseusd.emulation.leash import GRACE_S
 from perseusd.errors import DaemonUnreachableError, PerseusError
 
@@ -65,6 +66,7 @@ class DaemonProcess:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=own_environment(),
                 start_new_session=True,
             )
         try:

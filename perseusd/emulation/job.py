@@ -14,6 +14,7 @@ from pathlib import Path
 
 from perseusd.core.schedules import one_f_one_b
 from perseusd.emulation.coordinator import Coordinator, Ended, Observer, Straggler
+from perseusd.emulation.environment import own_environment
 from perseusd.emulation.records import IterationRecord, Span
 from perseusd.emulation.worker import MESSAGE_BYTES, Setup
 from perseusd.emulation.workloads import Workload
@@ -210,5 +211,9 @@ def _started(
             inherited.append(end.fileno())
             command.append(f"--{name}={end.fileno()}")
     return subprocess.Popen(
-        command, pass_fds=inherited, stdin=subprocess.DEVNULL, start_new_session=True
+        command,
+        pass_fds=inherited,
+        stdin=subprocess.DEVNULL,
+        env=own_environment(),
+        start_new_session=True,
     )

@@ -14,31 +14,46 @@ from collections.abc import Iterator
 from mmap import mmap
 from typing import Any
 
-_COUNT = struct.Struct("@Q")
+_WORD_SIZE = 8
+
+
+def words_of(memory: mmap) -> memoryview:
+    """The mapping as eight-byte words, each loaded and stored in one piece.
+
+    struct.pack_into would clear a word before it fills it. To be released before the mapping is
+    closed.
+    """
+    return memoryview(memory).cast("Q")
 
 
 class Ring:
-    """`slots` records of `layout` (native struct format, multiples of eight bytes) at `offset`."""
+    """`slots` records of `layout` (native struct format, multiples of eight bytes) at `offset`.
 
-    def __init__(self, memory: mmap, offset: int, layout: str, slots: int) -> None:
+    words: the same mapping through `words_of`.
+    """
+
+    def __init__(
+        self, memory: mmap, words: memoryview, offset: int, layout: str, slots: int
+    ) -> None:
         self._memory = memory
+        self._words = words
         self._offset = offset
         self._record = struct.Struct("@Q" + layout)
         self._slots = slots
 
     @staticmethod
     def size(layout: str, slots: int) -> int:
-        return _COUNT.size + slots * struct.calcsize("@Q" + layout)
+        return _WORD_SIZE + slots * struct.calcsize("@Q" + layout)
 
     @property
     def count(self) -> int:
         """How many records were ever appended."""
-        return int(_COUNT.unpack_from(self._memory, self._offset)[0])
+        return self._words[self._offset // _WORD_SIZE]
 
     def append(self, *values: Any) -> None:
         count = self.count
         self._record.pack_into(self._memory, self._position(count), count, *values)
-        _COUNT.pack_into(self._memory, self._offset, count + 1)
+        self._words[self._offset // _WORD_SIZE] = count + 1
 
     def newest_first(self) -> Iterator[tuple[Any, ...]]:
         """Records from the newest back, up to slots − 1 of them; fewer when overtaken."""
@@ -50,4 +65,4 @@ class Ring:
             yield record[1:]
 
     def _position(self, number: int) -> int:
-        return self._offset + _COUNT.size + (number % self._slots) * self._record.size
+        return self._offset + _WORD_SIZE + (number % self._slots) * self._record.size

@@ -30,6 +30,7 @@ from perseusd.gpus.base import (
     require_supported,
 )
 from perseusd.gpus.physics import ClockHistory
+from perseusd.gpus.ring import words_of
 from perseusd.gpus.simulated_engine import SimulatedEngine, is_open
 from perseusd.gpus.simulated_file import GpuBlock, SimulatedSpec, create_file, open_file
 from perseusd.gpus.simulated_state import IDLE, UNLOCKED, SimulatedState
@@ -198,8 +199,10 @@ class SimulatedNode:
         self.path = path
         self.spec = spec
         self._memory = memory
+        self._words = words_of(memory)
         self._gpus = tuple(
-            SimulatedGpu(path, spec, GpuBlock(memory, index), index) for index in range(count)
+            SimulatedGpu(path, spec, GpuBlock(memory, self._words, index), index)
+            for index in range(count)
         )
 
     @property
@@ -207,6 +210,8 @@ class SimulatedNode:
         return self._gpus
 
     def close(self) -> None:
+        """Of no use afterwards, nor are its GPUs and their engines."""
+        self._words.release()
         self._memory.close()
 
 
@@ -215,10 +220,11 @@ def create_node(path: Path | str, spec: SimulatedSpec, count: int) -> SimulatedN
     path = Path(path)
     memory, temporary = create_file(path, spec, count)
     now_ns = time.monotonic_ns()
-    for index in range(count):
-        block = GpuBlock(memory, index)
-        block.clocks.append(now_ns, UNLOCKED)
-        block.activities.append(now_ns, 0.0, IDLE, 0, 1.0)
+    with words_of(memory) as words:
+        for index in range(count):
+            block = GpuBlock(memory, words, index)
+            block.clocks.append(now_ns, UNLOCKED)
+            block.activities.append(now_ns, 0.0, IDLE, 0, 1.0)
     try:
         temporary.rename(path)
     except OSError as error:

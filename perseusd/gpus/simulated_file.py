@@ -18,7 +18,7 @@ from typing import Any
 from perseusd.errors import GpuError
 from perseusd.gpus.ring import Ring
 
-MAX_GPUS = 64
+MAX_GPUS = 1024
 MAX_CLOCKS = 128
 MAX_CURVES = 32
 RING_SLOTS = 64
@@ -29,16 +29,15 @@ ACTIVITY_RECORD = "qdqqd"  # start_ns, energy_j at start, kind, table generation
 _MAGIC = b"PERSGPU1"
 _HEADER = struct.Struct("@8sQQ")  # magic, GPUs, length of the specification
 _HEADER_SIZE = 2 * PAGESIZE
-_FAULT_OFFSET = 0
-_PID_OFFSET = 8
-_GENERATION_OFFSET = 16
+_FAULT_WORD = 0
+_PID_WORD = 1
+_GENERATION_WORD = 2
 _CLOCKS_OFFSET = 64
 _ACTIVITIES_OFFSET = _CLOCKS_OFFSET + Ring.size(CLOCK_RECORD, RING_SLOTS)
 _TABLES_OFFSET = _ACTIVITIES_OFFSET + Ring.size(ACTIVITY_RECORD, RING_SLOTS)
 _CURVE_SIZE = 2 * MAX_CLOCKS * 8
 _BANK_SIZE = MAX_CURVES * _CURVE_SIZE
 _BLOCK_SIZE = -(-(_TABLES_OFFSET + 2 * _BANK_SIZE) // PAGESIZE) * PAGESIZE
-_WORD = struct.Struct("@Q")
 
 
 @dataclass(frozen=True)
@@ -73,40 +72,43 @@ class SimulatedSpec:
 class GpuBlock:
     """One GPU's part of the mapped file."""
 
-    def __init__(self, memory: mmap, index: int) -> None:
+    def __init__(self, memory: mmap, words: memoryview, index: int) -> None:
+        """words: the same mapping through `words_of`."""
         self._memory = memory
+        self._words = words
         self.offset = _HEADER_SIZE + index * _BLOCK_SIZE
-        self.clocks = Ring(memory, self.offset + _CLOCKS_OFFSET, CLOCK_RECORD, RING_SLOTS)
+        self._first_word = self.offset // 8
+        self.clocks = Ring(memory, words, self.offset + _CLOCKS_OFFSET, CLOCK_RECORD, RING_SLOTS)
         self.activities = Ring(
-            memory, self.offset + _ACTIVITIES_OFFSET, ACTIVITY_RECORD, RING_SLOTS
+            memory, words, self.offset + _ACTIVITIES_OFFSET, ACTIVITY_RECORD, RING_SLOTS
         )
 
     @property
     def fault(self) -> int:
         """What clock writes do instead of working: a Fault."""
-        return self._word(_FAULT_OFFSET)
+        return self._words[self._first_word + _FAULT_WORD]
 
     @fault.setter
     def fault(self, value: int) -> None:
-        self._set_word(_FAULT_OFFSET, value)
+        self._words[self._first_word + _FAULT_WORD] = value
 
     @property
     def pid(self) -> int:
         """Who opened the GPU last."""
-        return self._word(_PID_OFFSET)
+        return self._words[self._first_word + _PID_WORD]
 
     @pid.setter
     def pid(self, value: int) -> None:
-        self._set_word(_PID_OFFSET, value)
+        self._words[self._first_word + _PID_WORD] = value
 
     @property
     def generation(self) -> int:
         """How often curves were loaded; its parity says which bank is in force."""
-        return self._word(_GENERATION_OFFSET)
+        return self._words[self._first_word + _GENERATION_WORD]
 
     @generation.setter
     def generation(self, value: int) -> None:
-        self._set_word(_GENERATION_OFFSET, value)
+        self._words[self._first_word + _GENERATION_WORD] = value
 
     def write_curve(self, generation: int, kind: int, values: Sequence[float]) -> None:
         """values: the times, then the energies."""
@@ -120,12 +122,6 @@ class GpuBlock:
     def _curve_offset(self, generation: int, kind: int) -> int:
         bank = self.offset + _TABLES_OFFSET + (generation % 2) * _BANK_SIZE
         return bank + kind * _CURVE_SIZE
-
-    def _word(self, offset: int) -> int:
-        return int(_WORD.unpack_from(self._memory, self.offset + offset)[0])
-
-    def _set_word(self, offset: int, value: int) -> None:
-        _WORD.pack_into(self._memory, self.offset + offset, value)
 
 
 def create_file(path: Path, spec: SimulatedSpec, count: int) -> tuple[mmap, Path]:
