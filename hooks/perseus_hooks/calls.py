@@ -71,7 +71,8 @@ def configure(
     `emulated`. enabled=False: say nothing (as PERSEUS_ENABLED=0 does).
 
     Call it again when something changes. In a forked child it makes a client of the child's own;
-    until then a forked child is silent. Raises ValueError for a wrong argument.
+    until then a forked child is silent. Waits up to 200 ms where a daemon's socket file is there,
+    so that the first computation is not lost. Raises ValueError for a wrong argument.
     """
     told = Arguments(
         stage, stages, replica, replicas, schedule, gpus, job, rank, slowdown_budget, time_source
@@ -104,7 +105,7 @@ def stage_start(
     `iteration` (a job without pipeline) or `other`. microbatch, chunk: from 0. stage: where it is
     not the configured one. iteration: its number, where the trainer has one.
 
-    Never blocks and never raises; costs well under a microsecond or two without a daemon.
+    Never blocks and never raises; costs a microsecond or two without a daemon.
     """
     client = _process.client or _first_client()
     if client is None:

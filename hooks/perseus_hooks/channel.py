@@ -31,7 +31,7 @@ LOOK_NS = 100_000_000  # between looks for replies …
 LOOK_EVENTS = 64  # … or after so many events
 MAX_REPLIES = 16  # read in one look
 MAX_REASONS = 32  # distinct refusals remembered, and so logged
-CONNECT_MS = 20  # the longest that `configure` waits for a daemon whose socket file is there
+CONNECT_MS = 200  # the longest that `configure` waits for a daemon whose socket file is there
 
 
 class Channel:

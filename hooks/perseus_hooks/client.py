@@ -105,7 +105,7 @@ class Client:
         return Span(self, instruction, microbatch, chunk, stage, iteration)
 
     def close(self) -> None:
-        """Say goodbye and stop; waits for nothing but the goodbye, and for that 20 ms at most."""
+        """Say goodbye and stop; waits for nothing but the goodbye, and for that 100 ms at most."""
         try:
             self._outlet.close(time.monotonic_ns())
         except Exception as error:  # noqa: BLE001  see the class

@@ -19,7 +19,7 @@ from perseus_hooks.wire import MAX_MESSAGE_BYTES
 
 SEND_QUEUE = 256  # messages; what a stopped daemon can find stale when it goes on
 RECONNECT_MS = (10, 1000)  # first and longest interval
-GOODBYE_MS = 20  # how long closing may wait for the last message to leave
+GOODBYE_MS = 100  # how long closing may wait for the last message to leave
 MAX_PATH_BYTES = 107  # of a Unix socket, without its closing zero
 _BACKEND = "zmq.backend.cython._zmq"  # since pyzmq 26; an older one goes the ordinary way
 _DESCRIPTORS_NEEDED = 16  # libzmq aborts the process when it runs out of them while starting

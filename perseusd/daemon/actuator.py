@@ -32,6 +32,9 @@ LONGEST_RETRY_S = 30.0
 RESET_RETRY_S = 1.0
 """Between attempts to put a clock back that could not be."""
 
+NO_INDEX = 0xFFFE
+"""Of a GPU that the clock process does not have; it answers that there is none."""
+
 STOP_TIMEOUT_S = 3.0
 
 
@@ -59,6 +62,7 @@ class Actuator:
     uuids: Sequence[str]
     requested: dict[str, int | None] = field(default_factory=dict)
     latencies_s: dict[str, float] = field(default_factory=dict)
+    _latest: dict[str, int] = field(default_factory=dict)
     _asked: dict[int, tuple[str, int | None, int]] = field(default_factory=dict)
     _client: ClockClient | None = None
     _process: subprocess.Popen[bytes] | None = None
@@ -147,10 +151,11 @@ class Actuator:
     def _ask(self, client: ClockClient, uuid: str, clock_mhz: int | None) -> None:
         """The clock process says which index is which GPU; until it has, ours are the driver's."""
         indices = {u: i for i, u in client.gpus.items()} or {u: i for i, u in enumerate(self.uuids)}
-        index = indices.get(uuid, len(indices))
+        index = indices.get(uuid, NO_INDEX)
         now_ns = time.monotonic_ns()
         number = client.reset(index) if clock_mhz is None else client.lock(index, clock_mhz)
         self.requested[uuid] = clock_mhz
+        self._latest[uuid] = number
         self._asked[number] = (uuid, clock_mhz, now_ns)
 
     def _result(self, result: WriteResult) -> list[Written | Failed]:
@@ -162,11 +167,14 @@ class Actuator:
         if result.code is ResultCode.OK:
             if clock_mhz is None:
                 self._unreset.pop(uuid, None)
+            if result.end_ns == result.start_ns:
+                return []  # nothing had to be written
             self.latencies_s[uuid] = (result.end_ns - result.start_ns) * 1e-9
             return [Written(uuid, clock_mhz, asked_ns, result.end_ns)]
         if result.code is ResultCode.SUPERSEDED:
             return []
-        self.requested[uuid] = None
+        if self._latest.get(uuid) == result.request_id:
+            self.requested[uuid] = None  # a lock that fails is followed by a reset over there
         if clock_mhz is None:
             self._unreset[uuid] = time.monotonic() + RESET_RETRY_S
         what = "full clock" if clock_mhz is None else f"{clock_mhz} MHz"

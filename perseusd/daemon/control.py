@@ -46,13 +46,13 @@ class Control:
     def _announce(self, request: Mapping[str, Any]) -> dict[str, Any]:
         factor = request.get("factor")
         number = isinstance(factor, int | float) and not isinstance(factor, bool)
-        if not number or not 1.0 <= float(factor or 0) <= LARGEST_FACTOR:
+        if not number or not 1 <= factor <= LARGEST_FACTOR:  # an int may be too large for a float
             return _refused(
                 "bad_request",
                 f"factor {factor!r}: give how many times longer the straggler's iteration takes, "
                 f"from 1 to {LARGEST_FACTOR:g}",
             )
-        return self._straggler(request, float(factor or 0))
+        return self._straggler(request, float(factor))
 
     def _end(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return self._straggler(request, None)

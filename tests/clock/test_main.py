@@ -93,6 +93,20 @@ def test_other_packages_are_not_loaded(make_room: Rooms) -> None:
     assert done.stdout == "[]\n"
 
 
+def test_socket_for_another_user_is_for_the_group(make_room: Rooms, wait_for: Waiter) -> None:
+    """With a daemon of another user the socket is open to owner and group, to nobody else."""
+    room = make_room(1)
+    path = room.state / "clock.sock"
+    room.state.mkdir()
+    command = [sys.executable, "-m", "perseusd.clock", "--socket", str(path), *room.arguments]
+    with subprocess.Popen([*command, "--allow-user", str(os.getuid() + 1)]) as process:
+        try:
+            assert wait_for(path.exists)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        finally:
+            process.terminate()
+
+
 def test_listening_process(make_room: Rooms, wait_for: Waiter) -> None:
     """Over --socket: readable by its user alone, serves, puts back on EOF, goes with its socket; a
     second one is refused, and a socket left by a killed one is no obstacle."""

@@ -73,21 +73,19 @@ def test_progress_and_energy_are_additive(
     """Two parts of a span make the whole: energy and fraction over any split add up."""
     until_ns = start_ns + length_ns
     whole = run_work(curve, history, start_ns, until_ns, factor)
-    fraction = energy_j = 0.0
     middle_ns = start_ns + length_ns // 3
     first = run_work(curve, history, start_ns, middle_ns, factor)
     if first.end_ns is not None:
         assert (whole.end_ns, whole.fraction) == (first.end_ns, 1.0)
         assert whole.energy_j == pytest.approx(first.energy_j)
         return
-    fraction, energy_j = first.fraction, first.energy_j
-    left = 1.0 - fraction
+    left = 1.0 - first.fraction
     rest_curve = WorkCurve(
         tuple(t * left for t in curve.time_s), tuple(e * left for e in curve.energy_j)
     )
     second = run_work(rest_curve, history, middle_ns, until_ns, factor)
-    assert whole.fraction == pytest.approx(fraction + left * second.fraction, abs=1e-6)
-    assert whole.energy_j == pytest.approx(energy_j + second.energy_j, rel=1e-5, abs=1e-3)
+    assert whole.fraction == pytest.approx(first.fraction + left * second.fraction, abs=1e-6)
+    assert whole.energy_j == pytest.approx(first.energy_j + second.energy_j, rel=1e-5, abs=1e-3)
 
 
 @given(curves, histories, moments, moments, moments)

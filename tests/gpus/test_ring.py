@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from perseusd.gpus.ring import Ring
+from perseusd.gpus.ring import Ring, words_of
 
 LAYOUT = "qqd"
 SLOTS = 8
@@ -23,9 +23,10 @@ _WRITER = textwrap.dedent(
     """
     import sys
     from mmap import mmap
-    from perseusd.gpus.ring import Ring
+    from perseusd.gpus.ring import Ring, words_of
     with open(sys.argv[1], "r+b") as file:
-        ring = Ring(mmap(file.fileno(), 0), 0, "qqd", 8)
+        memory = mmap(file.fileno(), 0)
+    ring = Ring(memory, words_of(memory), 0, "qqd", 8)
     print("ready", flush=True)
     while True:
         number = ring.count
@@ -44,7 +45,8 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def ring(file: Path) -> Ring:
     with file.open("r+b") as opened:
-        return Ring(mmap(opened.fileno(), 0), 0, LAYOUT, SLOTS)
+        memory = mmap(opened.fileno(), 0)
+    return Ring(memory, words_of(memory), 0, LAYOUT, SLOTS)
 
 
 def start_writer(path: Path) -> subprocess.Popen[str]:

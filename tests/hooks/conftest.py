@@ -13,12 +13,20 @@ from typing import Any
 
 import perseus_hooks
 import perseus_hooks.calls
+import perseus_hooks.connection
 import pytest
 import zmq
 from perseus_hooks.events import Event
 from perseus_hooks.wire import decode, encode
 
 PATIENCE_S = 20.0  # a loaded machine may be slow; nothing passes or fails by less
+
+# A script that must be heard says everything, however slowly this machine connects.
+PATIENT = """
+import perseus_hooks.calls, perseus_hooks.connection
+perseus_hooks.calls.CONNECT_MS = 5000
+perseus_hooks.connection.GOODBYE_MS = 5000
+"""
 
 PEER = """
 import sys, zmq
@@ -48,7 +56,7 @@ class Daemon:
         self.events: list[Event] = []
         self.identity = b""
 
-    def receive(self, wait_s: float = 0.2, most: int = 100_000) -> list[Event]:
+    def receive(self, wait_s: float = 0.3, most: int = 100_000) -> list[Event]:
         """What has come since the last call, until nothing came for wait_s."""
         fresh: list[Event] = []
         while len(fresh) < most and self._socket.poll(wait_s * 1000):
@@ -75,7 +83,10 @@ class Scripts:
         self._runtime_dir = runtime_dir
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, code: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, code: str, *arguments: str, patient: bool = False, **variables: str
+    ) -> subprocess.Popen[str]:
+        code = PATIENT + code if patient else code
         environ = {"PATH": os.environ["PATH"], "PERSEUS_RUNTIME_DIR": self._runtime_dir}
         process = subprocess.Popen(
             [sys.executable, "-X", "dev", "-c", code, *arguments],
@@ -88,9 +99,9 @@ class Scripts:
         self._started.append(process)
         return process
 
-    def run(self, code: str, *arguments: str, **variables: str) -> str:
+    def run(self, code: str, *arguments: str, patient: bool = False, **variables: str) -> str:
         """The script's output; fails where it does not end, or ends in any way but well."""
-        process = self.start(code, *arguments, **variables)
+        process = self.start(code, *arguments, patient=patient, **variables)
         output, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
         assert "Warning" not in errors, errors
@@ -142,6 +153,8 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(perseus_hooks.calls, "_process", perseus_hooks.calls._Process())
+    monkeypatch.setattr(perseus_hooks.calls, "CONNECT_MS", 5000)
+    monkeypatch.setattr(perseus_hooks.connection, "GOODBYE_MS", 5000)
     yield
     perseus_hooks.close()
 

@@ -157,6 +157,7 @@ def test_a_foreign_server_on_the_socket_is_outlived(
 ) -> None:
     """libzmq gives up over a broken message; a real daemon is found all the same."""
     monkeypatch.setattr(channel, "RENEW_NS", 100_000_000)
+    monkeypatch.setattr(perseus_hooks.calls, "CONNECT_MS", 20)
     path = os.path.join(runtime_dir, "hooks.sock")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -289,7 +290,7 @@ def test_a_span_may_end_in_another_thread(daemon: Any, runtime_dir: str) -> None
 def test_a_held_lock_drops_the_event_and_counts_it(daemon: Any, runtime_dir: str) -> None:
     """A thread stuck in a call costs others their event, seen in the sequence, never a wait."""
     hello = identify(Arguments(job="job"), {}, pytest.fail)
-    client = Client(hello, runtime_dir)
+    client = Client(hello, runtime_dir, wait_ms=5000)
     client.stage_start("forward")
     outlet: Any = client._outlet
     outlet._lock.acquire()
@@ -369,9 +370,10 @@ def test_closed_is_silent_until_configured(daemon: Any, runtime_dir: str) -> Non
 
 
 def test_places_without_a_socket_are_silent(
-    runtime_dir: str, caplog: pytest.LogCaptureFixture
+    runtime_dir: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No folder, a path too long, a plain file, a dead socket: no error, no log, no queue."""
+    """No folder, a path too long, a plain file, a path that is none: no error, no log, no queue."""
+    monkeypatch.setattr(perseus_hooks.calls, "CONNECT_MS", 20)
     plain = os.path.join(runtime_dir, "plain")
     os.mkdir(plain)
     with open(os.path.join(plain, "hooks.sock"), "w"):
@@ -403,7 +405,7 @@ def test_several_clients_speak_for_several_ranks(daemon: Any, runtime_dir: str) 
     """One process may hold a client per rank; each has an identity of its own."""
     for rank in (0, 1):
         hello = identify(Arguments(job="job", rank=rank), {}, pytest.fail)
-        client = Client(hello, runtime_dir)
+        client = Client(hello, runtime_dir, wait_ms=5000)
         with client.stage("forward", microbatch=rank):
             pass
         client.close()

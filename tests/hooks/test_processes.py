@@ -38,7 +38,7 @@ def test_it_exits_over_a_dead_daemons_socket(scripts: Any) -> None:
 
 def test_a_clean_exit_says_goodbye(scripts: Any, daemon: Any) -> None:
     """The last event of a process that ends by itself is its goodbye."""
-    assert scripts.run(TRAIN, "10") == "done\n"
+    assert scripts.run(TRAIN, "10", patient=True) == "done\n"
     received = daemon.receive()
     assert isinstance(received[0], Hello)
     assert isinstance(received[-1], Goodbye)
@@ -58,6 +58,7 @@ def test_a_daemon_stopped_midway_stops_nobody(scripts: Any) -> None:
     """
     peer = scripts.peer()
     code = TRAIN.replace("for microbatch", "print('up', input())\nfor microbatch")
+    code = "import perseus_hooks.calls\nperseus_hooks.calls.CONNECT_MS = 5000\n" + code
     process = scripts.start(code, "50000")
     assert peer.stdout.readline() == "1\n"  # the hello
     peer.send_signal(signal.SIGSTOP)
@@ -88,7 +89,7 @@ with stage("forward", microbatch=3):
 
 def test_a_forked_child_is_silent(scripts: Any, daemon: Any) -> None:
     """A data-loader worker's calls reach nobody, its exit disturbs nothing, the parent goes on."""
-    scripts.run(FORK.format(child="pass"))
+    scripts.run(FORK.format(child="pass"), patient=True)
     received = daemon.receive()
     starts = [event for event in received if isinstance(event, StageStart)]
     assert [start.microbatch for start in starts] == [1, 3]
@@ -108,7 +109,8 @@ def test_a_forked_child_may_speak_for_itself(scripts: Any, daemon: Any) -> None:
         FORK.format(
             child="configure(job='job', rank=1); stage_start('recompute', microbatch=5);"
             " stage_end()"
-        )
+        ),
+        patient=True,
     )
     received = daemon.receive()
     assert [event.rank for event in received if isinstance(event, Hello)] == [0, 1]
@@ -144,7 +146,7 @@ if __name__ == "__main__":
     stop.set()
     for thread in threads: thread.join()
 """
-    scripts.run(code)
+    scripts.run(code, patient=True)
     starts = [event for event in daemon.receive() if isinstance(event, StageStart)]
     assert starts
     assert {start.instruction for start in starts} == {"forward"}

@@ -1,0 +1,95 @@
+"""The systemd units: what systemd itself says of them, and that the privileges are where they
+should be."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "systemd"
+SERVICES = ("perseusd.service", "perseusd-clock.service")
+
+
+class Unit(configparser.RawConfigParser):
+    """A unit file, the last value of a repeated key winning; enough for what is asked here."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(strict=False, interpolation=None, comment_prefixes=("#",))
+        self.read(UNITS / name)
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def test_daemon_has_no_capability_and_a_watchdog() -> None:
+    """perseusd runs as its own user without any capability, notifies, and is watched."""
+    service = Unit("perseusd.service")["Service"]
+    assert service["User"] == "perseusd"
+    assert service["CapabilityBoundingSet"] == ""
+    assert service["Type"] == "notify"
+    assert int(service["WatchdogSec"]) > 0
+
+
+def test_clock_process_has_one_capability_and_puts_back() -> None:
+    """perseusd-clock may lock clocks and nothing more, and is followed by a reset."""
+    service = Unit("perseusd-clock.service")["Service"]
+    assert service["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
+    assert "--reset" in service["ExecStopPost"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_that_breaks_nvml(name: str) -> None:
+    """None of the settings under which the driver's library stops working."""
+    keys = set(Unit(name)["Service"])
+    assert not keys & {"PrivateDevices", "PrivateUsers", "ProcSubset"}
+
+
+@pytest.mark.parametrize("key", ["ExecStart", "ExecStopPost"])
+def test_commands_of_the_clock_unit_are_accepted(key: str, tmp_path: Path) -> None:
+    """The options in the unit exist: with a state directory here and a simulated file that is not
+    there, each command gets as far as the GPUs or finds nothing to do."""
+    command = Unit("perseusd-clock.service")["Service"][key].split()
+    assert command[0].endswith("/perseusd-clock")
+    arguments = [a.replace("/var/lib/perseusd-clock", str(tmp_path)) for a in command[1:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "perseusd.clock", *arguments, "--simulated", tmp_path / "missing"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == (0 if "--reset" in arguments else 1), done.stderr
+
+
+def test_example_configuration_is_sound() -> None:
+    """The example is TOML, and its clock socket is the one that the unit listens on."""
+    text = (UNITS / "perseusd.toml").read_text()
+    socket = tomllib.loads(text)["clock"]["socket"]
+    assert f"--socket {socket} " in Unit("perseusd-clock.service")["Service"]["ExecStart"]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", SERVICES)
+def test_systemd_finds_no_fault(name: str, tmp_path: Path) -> None:
+    """`systemd-analyze verify` accepts the unit without a word about it."""
+    analyze = shutil.which("systemd-analyze")
+    assert analyze is not None, "install Debian's systemd package"
+    for service in SERVICES:
+        text = (UNITS / service).read_text()
+        (tmp_path / service).write_text(re.sub(r"/opt/perseusd/bin/\S+", sys.executable, text))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", "--recursive-errors=no", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert name not in done.stderr
