@@ -27,6 +27,12 @@ BLOCKING: None = None
 KEPT_ITERATIONS = 200
 """A job drifts, and memory is bounded."""
 
+KEPT_TICKS = 20_000
+"""Of a counter that nobody takes ticks from: at the fastest some seven minutes."""
+
+FEWEST_TICKS = 8
+"""Iterations shorter than this are joined, so that a tick tells more than where it fell."""
+
 PRIOR_JOULES = 0.5
 """Strength of the prior towards the rank's mean power: matters only for columns hardly seen."""
 
@@ -77,6 +83,11 @@ class CounterTicks:
             self.ticks.clear()
             return
         self.ticks.append(((before_ns + time_ns) // 2, energy_j))
+        if len(self.ticks) > KEPT_TICKS:
+            del self.ticks[: KEPT_TICKS // 2]
+
+    def count(self, start_ns: int, end_ns: int) -> int:
+        return sum(start_ns <= at_ns < end_ns for at_ns, _ in self.ticks)
 
     def take(self, start_ns: int, end_ns: int) -> list[tuple[int, float]]:
         """Ticks within [start, end); what lies before is dropped."""

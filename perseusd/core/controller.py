@@ -34,10 +34,11 @@ class Controller:
         """A client introduces itself. `owner` is its user, so that names of jobs cannot clash."""
         name = job_name(owner, hello)
         known = self._clients.get(client)
+        actions: list[Action] = []
         if known is not None and known != name:
-            self._leave(client, "joined another job")
+            actions += self._leave(client, "joined another job")
         if refusal := self._refusal(client, name, hello):
-            return [refusal]
+            return [*actions, *self._leave(client, "said a hello that was refused"), refusal]
         gpus = tuple(self._resolve(g) for g in hello.gpus)
         job = self.jobs.get(name)
         if job is None:
@@ -46,7 +47,7 @@ class Controller:
         for uuid in gpus:
             self._holders[uuid] = name
         job.join(Member(client, hello, gpus))
-        return self._drain()
+        return actions + self._drain() + self._let_go_of_unused(job)
 
     def stage_event(
         self, client: str, event: StageStart | StageEnd | Goodbye, now_ns: int
@@ -121,16 +122,20 @@ class Controller:
             return []
         job = self.jobs[name]
         job.leave(client, why)
-        actions = self._drain()
-        kept = set(job.roster.all_gpus())
-        for uuid in [u for u, holder in self._holders.items() if holder == name]:
-            if uuid not in kept:
-                del self._holders[uuid]
-                # Also when the job's state says full: nobody else will look after this GPU now.
-                actions.append(SetClock(uuid, None))
+        actions = self._drain() + self._let_go_of_unused(job)
         if not job.roster.members:
             del self.jobs[name]
         return actions
+
+    def _let_go_of_unused(self, job: Job) -> list[Action]:
+        """The lease on GPUs that no member of the job names any more ends."""
+        used = set(job.roster.all_gpus())
+        held = [uuid for uuid, holder in self._holders.items() if holder == job.name]
+        unused = [uuid for uuid in held if uuid not in used]
+        for uuid in unused:
+            del self._holders[uuid]
+        # Also when the job's state says full: nobody else will look after these GPUs now.
+        return [SetClock(uuid, None) for uuid in unused]
 
     def _refusal(self, client: str, name: str, hello: Hello) -> Refuse | None:
         for gpu in hello.gpus:
@@ -142,6 +147,13 @@ class Controller:
                     "unknown_gpu",
                     f"GPU {gpu!r} is not on this node; known here: {known}. "
                     "Say gpus=[UUID] to configure() or set PERSEUS_GPUS",
+                )
+            if not self.gpus[uuid].supported_mhz:
+                return Refuse(
+                    client,
+                    "no_clocks",
+                    f"GPU {uuid} names no clocks that could be set (a virtual GPU?), so perseusd "
+                    "cannot serve it",
                 )
             holder = self._holders.get(uuid)
             if holder not in (None, name):
@@ -158,7 +170,7 @@ class Controller:
 
     def _resolve(self, gpu: str) -> str:
         """`index:N` counts in the driver's (PCI bus) order."""
-        if gpu.startswith("index:") and gpu[6:].isdigit():
+        if gpu.startswith("index:") and gpu[6:].isdecimal():
             uuids = list(self.gpus)
             return uuids[int(gpu[6:])] if int(gpu[6:]) < len(uuids) else gpu
         return gpu

@@ -23,6 +23,11 @@ MOST_ITERATIONS = 40
 
 CORRECTION_GAIN = 0.8
 LARGEST_CORRECTION = 0.01
+LEAST_COMMAND = -0.01
+MOST_COMMAND = 2.0
+"""Of the budget. A job that has become faster than its baseline must not be slowed to the old one:
+however far the iterations stay below the aim, the deadline is not moved further than this."""
+
 DEADBAND = 0.0007
 """Differences smaller than this are left alone: a new plan costs an iteration of change."""
 
@@ -85,5 +90,6 @@ class HoldControl:
         if abs(error) < max(DEADBAND, noise):
             return False
         change = min(max(CORRECTION_GAIN * error, -LARGEST_CORRECTION), LARGEST_CORRECTION)
-        self.command = max(self.command - change, -0.01)
+        most = MOST_COMMAND * self.budget
+        self.command = min(max(self.command - change, LEAST_COMMAND), most)
         return True

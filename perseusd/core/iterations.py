@@ -9,10 +9,21 @@ from statistics import median
 
 from perseusd.core.model import Computation, Edge, Pipeline
 from perseusd.core.schedules import pipeline
-from perseusd.core.tracking import RankIteration, Span, aligned_numbers
+from perseusd.core.tracking import RankIteration, Span, Step, aligned_numbers
+from perseusd.errors import PlanningError
 
 KEPT_OPEN = 8
 """Iterations that some rank has finished and others have not; more means a rank went missing."""
+
+MOST_COMPUTATIONS = 16_384
+"""Per iteration, of all ranks together; what is done at an iteration's end is bounded by it."""
+
+MOST_KINDS = 64
+"""Per rank: each kind has powers to be told apart by one counter."""
+
+CONTRADICTION = 0.5
+"""Of its predecessor's duration: a computation that typically starts this long before its
+predecessor has ended does not depend on it, so the pipeline is not what we take it for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,8 @@ class Assembly:
     ranks: int
     offsets: list[int] | None = None
     _open: dict[int, dict[int, RankIteration]] = field(default_factory=dict)
-    _starts: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    _lengths: dict[int, float] = field(default_factory=dict)
+    _latest: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, rank: int, iteration: RankIteration, counted: bool) -> JobIteration | None:
         """`counted`: the number is the daemon's own count, not the trainer's."""
@@ -62,20 +74,24 @@ class Assembly:
         return None
 
     def _align(self, rank: int, iteration: RankIteration) -> bool:
-        self._starts[rank].append(iteration.spans[0].start_ns)
-        if len(self._starts) < self.ranks or min(map(len, self._starts.values())) < 2:
+        before = self._latest.get(rank)
+        self._latest[rank] = latest = iteration.number, iteration.spans[0].start_ns
+        if before is not None:
+            self._lengths[rank] = (latest[1] - before[1]) / max(latest[0] - before[0], 1)
+        if len(self._lengths) < self.ranks or self._lengths[0] <= 0:
             return False
-        anchor = self._starts[0]
-        length = (anchor[-1] - anchor[0]) / (len(anchor) - 1)
-        self.offsets = aligned_numbers([self._starts[r] for r in range(self.ranks)], length)
+        ranks = range(self.ranks)
+        self.offsets = aligned_numbers([self._latest[r] for r in ranks], self._lengths[0])
         return True
 
 
 def observed_pipeline(iterations: Sequence[JobIteration]) -> Pipeline:
     """The pipeline as it ran: orders as observed, dependencies by rule, communication as measured.
 
-    Raises PlanningError where the order cannot be a pipeline.
+    iterations: alike in every rank's order.
+    Raises PlanningError where the order cannot be a pipeline, or what was seen contradicts it.
     """
+    _check_size(iterations[-1])
     orders = tuple(
         tuple(
             Computation(rank, span.step.chunk, span.step.instruction, span.step.microbatch)
@@ -84,12 +100,55 @@ def observed_pipeline(iterations: Sequence[JobIteration]) -> Pipeline:
         for rank, own in enumerate(iterations[-1].ranks)
     )
     bare = pipeline(orders, 0.0)
+    _check_dependencies(bare, iterations)
     lags = _lags(bare, iterations)
     typical = median(lags.values()) if lags else 0.0
     edges = tuple(
         Edge(edge.before, edge.after, lags.get(_link(edge), typical)) for edge in bare.edges
     )
     return Pipeline(orders, edges)
+
+
+def alike(iterations: Sequence[JobIteration]) -> list[JobIteration]:
+    """Those in which every rank kept the order of the last one."""
+    return [i for i in iterations if _orders(i) == _orders(iterations[-1])]
+
+
+def _orders(iteration: JobIteration) -> list[tuple[Step, ...]]:
+    return [own.order for own in iteration.ranks]
+
+
+def _check_size(iteration: JobIteration) -> None:
+    computations = sum(len(own.spans) for own in iteration.ranks)
+    if computations > MOST_COMPUTATIONS:
+        raise PlanningError(
+            f"an iteration has {computations} computations, and at most {MOST_COMPUTATIONS} are "
+            "planned: name longer ones, such as several layers or microbatches at a time"
+        )
+    for rank, own in enumerate(iteration.ranks):
+        kinds = len({(step.chunk, step.instruction) for step in own.order})
+        if kinds > MOST_KINDS:
+            raise PlanningError(
+                f"rank {rank} runs {kinds} kinds of computations (instruction and chunk), and at "
+                f"most {MOST_KINDS} are planned"
+            )
+
+
+def _check_dependencies(bare: Pipeline, iterations: Sequence[JobIteration]) -> None:
+    """Raises where the dependencies that the rules ask for were not kept by what was seen."""
+    early: dict[tuple[int, int, str], list[float]] = defaultdict(list)
+    for iteration in iterations:
+        spans, _ = _by_computation(bare, iteration)
+        for edge in bare.edges:
+            before, after = spans[edge.before], spans[edge.after]
+            length = max(before.end_ns - before.start_ns, 1)
+            early[_link(edge)].append((before.end_ns - after.start_ns) / length)
+    for (before_rank, after_rank, instruction), shares in early.items():
+        if median(shares) > CONTRADICTION:
+            raise PlanningError(
+                f"{instruction} on rank {after_rank} starts before what it should wait for on rank "
+                f"{before_rank} has ended: check that stages are numbered in the pipeline's order"
+            )
 
 
 def _link(edge: Edge) -> tuple[int, int, str]:

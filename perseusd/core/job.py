@@ -14,7 +14,7 @@ from perseus_hooks.events import StageEnd, StageStart
 from perseusd.core.actions import Action, Notice, RequestPlan, SetClock
 from perseusd.core.clocklog import ClockLog
 from perseusd.core.hold import HoldControl
-from perseusd.core.iterations import Assembly, JobIteration, observed_pipeline
+from perseusd.core.iterations import Assembly, JobIteration, alike, observed_pipeline
 from perseusd.core.knowledge import GpuFacts
 from perseusd.core.ledger import Ledger
 from perseusd.core.model import PlanResult, Problem
@@ -115,17 +115,24 @@ class Job:
         pacer = self._pacer
         match step:
             case Started(number, position, time_ns):
+                number = self._common(stage, member, number)
                 self.iteration = max(self.iteration, number)
                 if pacer is not None:
                     self._ask(pacer.started(stage, number, position, time_ns))
             case Ended(number, position, time_ns):
                 if pacer is not None:
+                    number = self._common(stage, member, number)
                     self._ask(pacer.ended(stage, number, position, time_ns))
             case Completed():
                 self._completed(stage, member, step)
             case Disorder(why):
                 self._trouble(f"rank {member.hello.rank}: {why}")
                 self._lose_track()
+
+    def _common(self, stage: int, member: Member, number: int) -> int:
+        """An iteration's number as all ranks count: a rank that counts for itself may differ."""
+        offsets = self._episode.assembly.offsets if self._episode is not None else None
+        return number if offsets is None or not member.track.counted else number + offsets[stage]
 
     # --- time -------------------------------------------------------------------------------
 
@@ -194,11 +201,12 @@ class Job:
             return False
         if len(episode.early) < 2:
             return False
-        episode.early = episode.early[1:]  # the first iteration warms up
+        episode.early = alike(episode.early[1:])  # the first iteration warms up
         try:
             seen = observed_pipeline(episode.early)
         except PlanningError as error:
             self._why = f"the order of its computations cannot be planned: {error}"
+            self._episode = None
             return False
         if self._known is None or seen.orders != self._known.pipeline.orders:
             gpus = {s: self._gpus[self.roster.gpus(s)[0]] for s in range(seen.ranks)}
@@ -273,7 +281,7 @@ class Job:
             self._no_plan(str(error))
 
     def _decide_hold(self, episode: Episode) -> None:
-        if self.straggler_factor is not None or self._awaited:
+        if self.straggler_factor is not None:
             return
         baseline = self.ledger.sample("baseline")
         assert baseline is not None
@@ -281,6 +289,8 @@ class Job:
             self._trouble("iterations were slower than the slowdown budget allows")
             self._lose_track()
             self.ledger.drop("baseline")  # is it us, or has the job changed? measure again
+        elif self._awaited:
+            return
         elif episode.normal is None or self._hold.wants_plan(baseline):
             self._request_plan()
 
@@ -335,7 +345,8 @@ class Job:
             deadline_ratio=max(1.0, 1.0 + stretch * baseline.mean / makespan_s),
             noise=known.knowledge.noise(),
             max_writes=self._max_writes(baseline.mean),
-            time_budget_s=self._settings.planning_s,
+            # A straggler is waited for already: better a good plan now than the best one later.
+            time_budget_s=self._settings.planning_s * (0.4 if self.straggler_factor else 1.0),
         )
 
     def _max_writes(self, iteration_time_s: float) -> int:

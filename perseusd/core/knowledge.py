@@ -7,13 +7,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from perseusd.core.attribution import Activity, Column, CounterTicks, EnergyLedger, Power
+from perseusd.core.attribution import (
+    FEWEST_TICKS,
+    Activity,
+    Column,
+    CounterTicks,
+    EnergyLedger,
+    Power,
+)
 from perseusd.core.curves import Durations, Shape, TimeModel, fit_piecewise, fit_times
 from perseusd.core.model import Curve, Kind
 from perseusd.errors import PlanningError
 
 MOST_CLOCKS = 40
 """Clocks offered to the planner per kind; finer steps than 2–3 % of the range change nothing."""
+
+MOST_JOINED = 20_000
+"""Activities that wait for ticks: where the counter does not move, they are dropped."""
+
+REACH_ROUNDING = 1e-4
+"""Shapes' knots are rounded about this much; the lowest clock explored is still one of them."""
 
 SECONDS_PER_SAMPLE = 0.1
 """Running time that counts as one sample when powers are pooled."""
@@ -40,6 +53,8 @@ class Knowledge:
     durations: Durations = field(default_factory=Durations)
     ledgers: dict[int, EnergyLedger] = field(default_factory=dict)
     counters: dict[int, CounterTicks] = field(default_factory=dict)
+    _joined: dict[int, list[Activity]] = field(default_factory=dict)
+    """By rank, iterations too short to hold enough ticks, which the next ones join."""
 
     @property
     def top_mhz(self) -> dict[int, int]:
@@ -50,9 +65,19 @@ class Knowledge:
 
     def add_activities(self, rank: int, activities: Sequence[Activity]) -> None:
         """One iteration of one rank: activities without gaps; joins the counter's ticks to it."""
+        if not activities:
+            return
+        joined = self._joined.pop(rank, [])
+        if joined and joined[-1].end_ns != activities[0].start_ns:
+            joined = []
+        joined += activities
+        start_ns, end_ns = joined[0].start_ns, joined[-1].end_ns
         counter = self.counters.setdefault(rank, CounterTicks())
-        ticks = counter.take(activities[0].start_ns, activities[-1].end_ns)
-        self.ledgers.setdefault(rank, EnergyLedger()).add_iteration(activities, ticks)
+        if counter.count(start_ns, end_ns) < FEWEST_TICKS and len(joined) < MOST_JOINED:
+            self._joined[rank] = joined
+            return
+        ticks = counter.take(start_ns, end_ns)
+        self.ledgers.setdefault(rank, EnergyLedger()).add_iteration(joined, ticks)
 
     def time_model(self) -> TimeModel:
         return fit_times(
@@ -110,12 +135,18 @@ class Knowledge:
     def curves(self, kinds: Iterable[Kind]) -> tuple[dict[Kind, Curve], dict[int, float]]:
         """Curve per kind on supported clocks within what was explored; blocking power by rank.
 
-        Raises PlanningError where a GPU's energy counter told nothing.
+        Raises PlanningError where a kind was never timed at its GPU's top clock, or a GPU's energy
+        counter told nothing.
         """
         model, powers = self.time_model(), self.powers()
         shapes = self.power_shapes(powers, model)
         curves = {}
         for kind in kinds:
+            if kind not in model.top_s:
+                raise PlanningError(
+                    f"{kind.instruction} of stage {kind.rank} was never timed at full clock: it "
+                    "takes no time, or the GPU's clock is still being put back"
+                )
             top = powers.get(kind.rank, {}).get(Column(kind, self.gpus[kind.rank].top_mhz))
             if top is None or top.watts <= 0:
                 raise PlanningError(
@@ -130,7 +161,7 @@ class Knowledge:
     def _curve(self, kind: Kind, model: TimeModel, top_w: float, shape: Shape) -> Curve:
         gpu = self.gpus[kind.rank]
         reach = min(model.reach(kind), shape.reach)
-        usable = [c for c in gpu.supported_mhz if c * reach >= gpu.top_mhz * (1 - 1e-6)]
+        usable = [c for c in gpu.supported_mhz if c * reach >= gpu.top_mhz * (1 - REACH_ROUNDING)]
         step = max(1, -(-len(usable) // MOST_CLOCKS))
         clocks = usable[::-1][::step][::-1]
         x = gpu.top_mhz / np.array(clocks, dtype=float)

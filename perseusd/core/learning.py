@@ -22,6 +22,7 @@ from perseusd.core.curves import TimeModel
 from perseusd.core.graph import Graph
 from perseusd.core.knowledge import GpuFacts, Knowledge
 from perseusd.core.model import Kind, Pipeline, Plan
+from perseusd.errors import PlanningError
 
 LADDER = (0.92, 0.84, 0.76, 0.69, 0.62, 0.56, 0.50)
 """Fractions of the top clock; a smooth curve between is within measurement noise."""
@@ -37,6 +38,9 @@ ENOUGH_PER_KIND = 3
 
 MOST_CANDIDATES = 96
 """Windows weighed per rank and iteration; bounds the time spent in the loop."""
+
+STILL_FALLING = 0.02
+"""Relative fall of the net cost from one rung to the next below which lower is not worth trying."""
 
 COST_WEIGHT = 40.0
 """Worth given up per share of an iteration lost: of two windows that teach alike, take the free."""
@@ -121,13 +125,26 @@ class Explorer:
         return True
 
     def top_durations(self, model: TimeModel) -> Array:
-        """Shape (n,): every computation's duration at its highest clock."""
+        """Shape (n,): every computation's duration at its highest clock.
+
+        Raises PlanningError where a kind was never timed there.
+        """
+        for kind in self.graph.kinds:
+            if kind not in model.top_s:
+                raise PlanningError(
+                    f"{kind.instruction} of stage {kind.rank} was never timed at full clock"
+                )
         by_kind = np.array([model.top_s[kind] for kind in self.graph.kinds])
         durations: Array = by_kind[self.graph.kind_index]
         return durations
 
     def _seen(self, knowledge: Knowledge, kinds: Sequence[Kind], level: int) -> int:
-        return sum(knowledge.durations.count(kind, self._rungs[kind.rank][level]) for kind in kinds)
+        """Samples of a rung over all kinds; GPUs of one model may offer fewer rungs than others."""
+        return sum(
+            knowledge.durations.count(kind, self._rungs[kind.rank][level])
+            for kind in kinds
+            if level < len(self._rungs[kind.rank])
+        )
 
     def _descend(self, knowledge: Knowledge) -> None:
         """Open the next rung of every group whose net cost still falls at its lowest open one."""
@@ -147,7 +164,7 @@ class Explorer:
             x = np.array([top / rungs[level - 2], top / rungs[level - 1]])
             shape = model.shapes[group].at(x)
             net = shape * (shapes[group].at(x) - share)
-            if net[1] < net[0]:
+            if net[1] < net[0] * (1 - STILL_FALLING):
                 self._open[group] = level + 1
 
     def _neediest_first(self, knowledge: Knowledge) -> list[int]:
@@ -217,11 +234,14 @@ class Explorer:
         top_mhz = self.gpus[rank].top_mhz
         found = {}
         for kind in dict.fromkeys(c.kind for c in self.pipeline.orders[rank]):
+            counts = [knowledge.durations.count(kind, c) for c in self._rungs[rank]]
+            # Of the kind itself any rung will do: they tell one number, its γ.
+            own = max(0.0, 1 - sum(counts) / (2 * ENOUGH_PER_KIND))
             for level, clock in enumerate(self._rungs[rank]):
-                own = knowledge.durations.count(kind, clock)
-                shared = self._seen(knowledge, self._groups[self._group(kind)], level)
+                seen = self._seen(knowledge, self._groups[self._group(kind)], level)
+                shared = max(0.0, 1 - seen / (1.25 * ENOUGH_PER_GROUP))
                 ratio = _predicted_ratio(model, kind, top_mhz / clock)
-                found[kind, clock] = ratio, 1 / (1 + own) + 2 / (1 + shared)
+                found[kind, clock] = ratio, own + 2 * shared
         return found
 
 

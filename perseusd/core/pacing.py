@@ -13,8 +13,6 @@ At a rank's iteration end the clock goes to full for whatever no span covers.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -36,6 +34,10 @@ FIRST_LATENCY_NS = 6_000_000
 
 LATENCY_WEIGHT = 0.1
 """Of a new measurement in the running mean of the write latency."""
+
+LATENCY_JUMP = 4.0
+"""No single write counts for more than this many times the mean: one that hung for seconds says
+nothing about the next, and a mean too long lowers clocks before their boundary."""
 
 
 class Request(NamedTuple):
@@ -70,18 +72,15 @@ class PacedPlan:
 @dataclass
 class _RankPace:
     number: int = -1
-    ended: bool = True
-    """Whether its present iteration's last computation has ended."""
+    ended: int = 0
+    """Computations of its present iteration that have ended."""
     asked_mhz: int | None = None
-    version: int = 0
-    """Raised whenever the rank's scheduled write is replaced."""
+    due: _Due | None = None
+    """The one write that is scheduled for it."""
 
 
 class _Due(NamedTuple):
     due_ns: int
-    order: int
-    rank: int
-    version: int
     clock_mhz: int | None
 
 
@@ -91,11 +90,9 @@ class Pacer:
 
     ranks: int
     latency_ns: float = FIRST_LATENCY_NS
-    _current: PacedPlan | None = None
-    _next: tuple[int, PacedPlan | None] | None = None
+    _plans: list[tuple[int, PacedPlan | None]] = field(default_factory=list)
+    """From which iteration on which plan runs, ascending; before the first, full clock."""
     _pace: dict[int, _RankPace] = field(default_factory=dict)
-    _queue: list[_Due] = field(default_factory=list)
-    _count: itertools.count[int] = field(default_factory=itertools.count)
     _begun: int = -1
 
     @property
@@ -108,34 +105,31 @@ class Pacer:
 
     def adopt(self, plan: PacedPlan | None, from_iteration: int) -> None:
         """Run `plan` from an iteration on, on every rank; None is full clock throughout."""
-        self._promote(from_iteration - 1)
-        self._next = (from_iteration, plan)
+        self._plans = [entry for entry in self._plans if entry[0] < from_iteration]
+        self._plans.append((from_iteration, plan))
 
     def plan_for(self, iteration: int) -> PacedPlan | None:
-        if self._next is not None and iteration >= self._next[0]:
-            return self._next[1]
-        return self._current
+        return next((plan for since, plan in reversed(self._plans) if since <= iteration), None)
 
     def reset(self) -> None:
         """Forget all plans and scheduled writes; the caller resets the clocks."""
-        self._current, self._next = None, None
-        self._queue.clear()
+        self._plans.clear()
         for pace in self._pace.values():
-            pace.version += 1
-            pace.asked_mhz = None
+            pace.due, pace.asked_mhz = None, None
 
     def measured(self, seconds: float) -> None:
         """A write took this long, waiting for its turn included."""
-        self.latency_ns += LATENCY_WEIGHT * (seconds * 1e9 - self.latency_ns)
+        counted_ns = min(seconds * 1e9, LATENCY_JUMP * self.latency_ns)
+        self.latency_ns += LATENCY_WEIGHT * (counted_ns - self.latency_ns)
 
     def started(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
         """A computation has started; returns what is overdue and schedules what comes next."""
         if number > self._begun:
             self._begun = number
-            self._promote(number - 1)
+            self._drop_past_plans()
             self._schedule_firsts(number, rank, position, now_ns)
         pace = self._pace[rank]
-        pace.number, pace.ended = number, False
+        pace.number, pace.ended = number, position
         paced = self.plan_for(number)
         if paced is None:
             return self._ask(rank, None)
@@ -147,13 +141,12 @@ class Pacer:
 
     def ended(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
         """A computation has ended: the next one's clock may be set while the rank waits for it."""
+        following = self._pace[rank].ended = position + 1
         paced = self.plan_for(number)
         if paced is None:
             return self._ask(rank, None)
         clocks = paced.plan.clocks[rank]
-        following = position + 1
         if following >= len(clocks):
-            self._pace[rank].ended = True
             return self._ask(rank, None)
         requests = self._ask(rank, clocks[following])
         timeline = paced.timelines[rank]
@@ -161,27 +154,31 @@ class Pacer:
         return requests
 
     def due(self, now_ns: int) -> list[Request]:
-        """Scheduled writes whose moment has come."""
+        """Scheduled writes whose moment has come, the longest overdue first."""
+        come = sorted(
+            (pace.due.due_ns, rank)
+            for rank, pace in self._pace.items()
+            if pace.due is not None and pace.due.due_ns <= now_ns
+        )
         requests: list[Request] = []
-        while self._queue and self._queue[0].due_ns <= now_ns:
-            due = heapq.heappop(self._queue)
-            if due.version == self._pace[due.rank].version:
-                requests += self._ask(due.rank, due.clock_mhz)
+        for _, rank in come:
+            due = self._pace[rank].due
+            assert due is not None
+            requests += self._ask(rank, due.clock_mhz)
         return requests
 
     def next_due_ns(self) -> int | None:
-        while self._queue and self._queue[0].version != self._pace[self._queue[0].rank].version:
-            heapq.heappop(self._queue)
-        return self._queue[0].due_ns if self._queue else None
+        waiting = (pace.due.due_ns for pace in self._pace.values() if pace.due is not None)
+        return min(waiting, default=None)
 
-    def _promote(self, iteration: int) -> None:
-        """Once no rank is in an iteration before the next plan's, it is the current one."""
-        if self._next is not None and iteration >= self._next[0]:
-            self._current, self._next = self._next[1], None
+    def _drop_past_plans(self) -> None:
+        """Some ranks may still be in the iteration before the newest, and none in an older one."""
+        while len(self._plans) > 1 and self._plans[1][0] < self._begun:
+            del self._plans[0]
 
     def _ask(self, rank: int, clock_mhz: int | None) -> list[Request]:
         pace = self._pace[rank]
-        pace.version += 1
+        pace.due = None
         if pace.asked_mhz == clock_mhz:
             return []
         pace.asked_mhz = clock_mhz
@@ -196,7 +193,8 @@ class Pacer:
         for rank in range(self.ranks):
             clocks = paced.plan.clocks[rank]
             pace = self._pace[rank]
-            if rank == first or not clocks or pace.number >= number or not pace.ended:
+            at_work = pace.number >= 0 and pace.ended < len(clocks)
+            if rank == first or not clocks or pace.number >= number or at_work:
                 continue
             start_ns = origin_ns + int(paced.timelines[rank].start_s[0] * 1e9)
             self._put(rank, clocks[0], start_ns, now_ns)
@@ -224,17 +222,16 @@ class Pacer:
         raising = _is_raise(pace.asked_mhz, clock_mhz)
         lead = self.latency_ns + SETTLE_NS
         if raising:
-            lead += EARLY_NS + self.latency_ns * self._crowd(boundary_ns)
-        pace.version += 1
-        due_ns = max(now_ns, boundary_ns - int(lead))
-        heapq.heappush(self._queue, _Due(due_ns, next(self._count), rank, pace.version, clock_mhz))
+            lead += EARLY_NS + self.latency_ns * self._crowd(rank, boundary_ns)
+        pace.due = _Due(max(now_ns, boundary_ns - int(lead)), clock_mhz)
 
-    def _crowd(self, boundary_ns: int) -> int:
+    def _crowd(self, rank: int, boundary_ns: int) -> int:
         """Other ranks' writes due about when this one must be under way: they go before it."""
         about = boundary_ns - self.latency_ns
         return sum(
-            abs(d.due_ns - about) < self.latency_ns and d.version == self._pace[d.rank].version
-            for d in self._queue
+            pace.due is not None and abs(pace.due.due_ns - about) < self.latency_ns
+            for other, pace in self._pace.items()
+            if other != rank
         )
 
 

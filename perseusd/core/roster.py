@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from perseus_hooks.events import Hello
 
 from perseusd.core.tracking import RankTrack
+
+NAMED_STAGES = 16
+"""Missing stages that a reason names; more make it no clearer."""
 
 
 @dataclass
@@ -67,8 +71,23 @@ class Roster:
         return self.stages if world is None else max(self.stages, world // replicas)
 
     def missing_stages(self) -> list[int]:
+        """The first NAMED_STAGES of them: what a client claims to have may be a million."""
         present = {m.hello.stage for m in self.members.values()}
-        return [s for s in range(self.stages or 0) if s not in present]
+        missing = (s for s in range(self.stages or 0) if s not in present)
+        return list(itertools.islice(missing, NAMED_STAGES))
+
+    def shared_gpu(self) -> tuple[str, int, int] | None:
+        """A GPU that two stages name, with the two: it cannot have a clock for each."""
+        stages: dict[str, set[int]] = {}
+        for member in self.members.values():
+            if (stage := member.hello.stage) is not None:
+                for uuid in member.gpus:
+                    stages.setdefault(uuid, set()).add(stage)
+        for uuid, own in stages.items():
+            if len(own) > 1:
+                first, second = sorted(own)[:2]
+                return uuid, first, second
+        return None
 
     def obstacle(self) -> str | None:
         """Why this pipeline cannot be planned, whatever its events say; None when it can."""
@@ -83,6 +102,11 @@ class Roster:
             return f"waiting for the ranks of stages {named}: no process has said hello for them"
         if self.expected is not None and len(self.members) < self.expected:
             return f"waiting for {self.expected - len(self.members)} of {self.expected} ranks"
+        if len(members) > self.stages and any(m.hello.replicas is None for m in members):
+            return (
+                "several ranks are on one stage, and whether as tensor-parallel group or as "
+                "replicas is not known: say replica= and replicas= (1 without data parallelism)"
+            )
         for member in members:
             if not member.gpus:
                 return f"rank {member.hello.rank} did not say which GPU it uses (PERSEUS_GPUS)"
@@ -91,4 +115,10 @@ class Roster:
                     f"rank {member.hello.rank} runs on CUDA but sends host times, which are times "
                     "of launch and not of computation: use an adapter that sends device times"
                 )
+        if shared := self.shared_gpu():
+            uuid, first, second = shared
+            return (
+                f"stages {first} and {second} say that they use the same GPU {uuid}, which has "
+                "only one clock: give each stage its own with PERSEUS_GPUS"
+            )
         return None

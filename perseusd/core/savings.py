@@ -43,7 +43,10 @@ class Sample:
         return math.fsum(self.values) / len(self.values)
 
     def relative_variance_of_mean(self) -> float:
+        """Infinite where a single value tells nothing of it."""
         n, mean = len(self.values), self.mean
+        if n < 2:
+            return math.inf
         spread = math.fsum((v - mean) ** 2 for v in self.values) / (n - 1)
         return spread / n / mean**2
 

@@ -19,7 +19,7 @@ from perseus_hooks.events import StageEnd, StageStart
 REPEATS = 2
 """Equal iterations in a row after which an order counts as understood."""
 
-MAX_COMPUTATIONS = 100_000
+MAX_COMPUTATIONS = 20_000
 """Per rank and iteration; a stream that never recurs must not fill the memory."""
 
 
@@ -125,8 +125,7 @@ class RankTrack:
     def start(self, event: StageStart) -> list[Progress]:
         if event.instruction == "other":
             return []
-        self.last_event_ns = max(self.last_event_ns, event.time_ns)
-        progress: list[Progress] = []
+        progress = self._clocked(event)
         if self._open is not None:
             progress += self._disorder(
                 f"{event.instruction} of microbatch {event.microbatch} started before "
@@ -136,6 +135,7 @@ class RankTrack:
         if self._anchor is None and _may_be_first(event):
             self._anchor = step
         if self._is_boundary(event, step):
+            progress += self._counted_on(event)
             progress += self._close()
             self._begin(event)
         if self.order is not None and not self._expected(step):
@@ -148,15 +148,18 @@ class RankTrack:
     def end(self, event: StageEnd) -> list[Progress]:
         if self._open is None or self._open.token != event.token:
             return []
-        self.last_event_ns = max(self.last_event_ns, event.time_ns)
+        progress = self._clocked(event)
         opened, self._open = self._open, None
+        if opened is None:
+            return progress
         step = Step(opened.chunk, opened.instruction, opened.microbatch)
-        self._spans.append(Span(step, opened.time_ns, max(event.time_ns, opened.time_ns)))
+        self._spans.append(Span(step, opened.time_ns, event.time_ns))
         if len(self._spans) > MAX_COMPUTATIONS:
+            self._anchor = None  # it does not recur
             return self._disorder(f"more than {MAX_COMPUTATIONS} computations without recurrence")
         if self.order is None:
             return []
-        progress: list[Progress] = [Ended(self.number, len(self._spans) - 1, event.time_ns)]
+        progress.append(Ended(self.number, len(self._spans) - 1, event.time_ns))
         if len(self._spans) == len(self.order):
             progress.append(Completed(RankIteration(self.number, tuple(self._spans))))
         return progress
@@ -164,6 +167,13 @@ class RankTrack:
     def lost_events(self) -> list[Progress]:
         """Events of this rank went missing: what is being collected cannot be trusted."""
         return self._disorder("events of this rank were lost on the way")
+
+    def _clocked(self, event: StageStart | StageEnd) -> list[Progress]:
+        """Spans are taken as they are stamped, so stamps must not go backwards."""
+        before_ns, self.last_event_ns = self.last_event_ns, event.time_ns
+        if event.time_ns >= before_ns:
+            return []
+        return self._disorder(f"its stamps went back by {(before_ns - event.time_ns) * 1e-9:.3g} s")
 
     def _is_boundary(self, event: StageStart, step: Step) -> bool:
         if event.iteration is not None:
@@ -173,6 +183,14 @@ class RankTrack:
         if self.order is not None:
             return len(self._spans) == len(self.order)
         return step == self._anchor
+
+    def _counted_on(self, event: StageStart) -> list[Progress]:
+        """The trainer's numbers tell ranks' iterations apart, so they must count by one."""
+        if event.iteration is None or self._said in (None, event.iteration - 1):
+            return []
+        return self._disorder(
+            f"iteration {event.iteration} came after {self._said}: iterations must count by one"
+        )
 
     def _begin(self, event: StageStart) -> None:
         # The first iteration that is heard of may have been joined in its middle.
@@ -233,18 +251,16 @@ def _may_be_first(event: StageStart) -> bool:
     return event.instruction in ("forward", "iteration") and event.microbatch == event.chunk == 0
 
 
-def aligned_numbers(starts: Sequence[Sequence[int]], iteration_ns: float) -> list[int]:
+def aligned_numbers(latest: Sequence[tuple[int, int]], iteration_ns: float) -> list[int]:
     """Offsets that make ranks which count their own iterations agree.
 
-    starts: per rank, start stamps of its completed iterations, in its own counting from 0.
+    latest: per rank, the number of an iteration in its own counting, and its start's stamp.
     Returns, per rank, what to add to its own count to get rank 0's. Iterations are synchronised
     at their end, so a rank's iteration starts within [−¼, +¾) iteration of rank 0's.
     """
-    anchor = starts[0][-1]
-    anchor_index = len(starts[0]) - 1
+    anchor, anchor_ns = latest[0]
     offsets = []
-    for own in starts:
-        shift = (own[-1] - anchor) / iteration_ns
-        behind = int((shift + 0.25) // 1)
-        offsets.append(anchor_index + behind - (len(own) - 1))
+    for number, start_ns in latest:
+        behind = int(((start_ns - anchor_ns) / iteration_ns + 0.25) // 1)
+        offsets.append(anchor + behind - number)
     return offsets

@@ -46,7 +46,8 @@ class Control:
     def _announce(self, request: Mapping[str, Any]) -> dict[str, Any]:
         factor = request.get("factor")
         number = isinstance(factor, int | float) and not isinstance(factor, bool)
-        if not number or not 1 <= factor <= LARGEST_FACTOR:  # an int may be too large for a float
+        # Compared as it is: an integer may be too large to become a float.
+        if not number or factor is None or not 1 <= factor <= LARGEST_FACTOR:
             return _refused(
                 "bad_request",
                 f"factor {factor!r}: give how many times longer the straggler's iteration takes, "

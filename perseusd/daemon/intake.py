@@ -28,7 +28,13 @@ from perseus_hooks.events import (
     StageStart,
     Welcome,
 )
-from perseus_hooks.wire import WireError, decode, encode
+from perseus_hooks.wire import (
+    MAX_MESSAGE_BYTES,
+    MAX_STRING_BYTES,
+    WireError,
+    decode,
+    encode,
+)
 
 from perseusd.daemon.leases import Leases, ProcessGoneError
 
@@ -40,7 +46,17 @@ BATCH = 2000
 INTRODUCE_EVERY_S = 0.5
 """How often an unknown client is asked to say hello."""
 
+LARGEST_FRAME = 4 * MAX_MESSAGE_BYTES
+"""Up to this, a message that is too large is answered with the reason; beyond, ZeroMQ hangs up."""
+
+LOG_EVERY_S = 1.0
+"""How often refusals of one kind are logged: who sends garbage may not fill the disk with it."""
+
 KEPT_REFUSALS = 32
+
+
+ClientEvent = Hello | StageStart | StageEnd | Goodbye
+"""What a client may send."""
 
 
 class Peer(NamedTuple):
@@ -57,17 +73,18 @@ class Peer(NamedTuple):
 
 class Message(NamedTuple):
     peer: Peer
-    event: Hello | StageStart | StageEnd | Goodbye
+    event: ClientEvent
 
 
 @dataclass
 class Refused:
-    """A kind of refusal, counted."""
+    """One user's refusals of one code, counted; `reason` is the latest."""
 
     code: str
-    reason: str
+    reason: str = ""
     count: int = 0
     last_s: float = 0.0
+    logged_s: float = 0.0
 
 
 @dataclass
@@ -75,6 +92,7 @@ class _Client:
     peer: Peer
     tokens: float
     filled_s: float
+    told_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class Intake:
     path: Path
     limits: Limits
     leases: Leases = field(default_factory=Leases)
-    refused: dict[str, Refused] = field(default_factory=dict)
+    refused: dict[tuple[int, str], Refused] = field(default_factory=dict)
     _clients: dict[str, _Client] = field(default_factory=dict)
     _asked_s: dict[str, float] = field(default_factory=dict)
 
@@ -102,7 +120,7 @@ class Intake:
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RCVHWM, 100_000)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, 4096)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
         self.socket.bind(f"ipc://{self.path}")
         os.chmod(self.path, 0o666)  # noqa: S103 - every user's training may speak; uid is checked
 
@@ -114,7 +132,11 @@ class Intake:
             except zmq.Again:
                 return
             peer = _peer(frames[0].bytes, frames[-1])
-            if peer is None or len(frames) != 2:
+            if peer is None:
+                continue
+            if len(frames) != 2:
+                count = len(frames) - 1
+                self.refuse(peer, "malformed", f"a message of {count} frames came: send one each")
                 continue
             message = self._accept(peer, frames[1].bytes)
             if message is not None:
@@ -143,7 +165,10 @@ class Intake:
         return True
 
     def forget(self, client: str) -> None:
-        self._clients.pop(client, None)
+        """Its lease has ended; were it to speak again, it would be asked to say hello."""
+        known = self._clients.pop(client, None)
+        if known is not None:
+            self.leases.remove(client, known.peer.pid)
         self._asked_s.pop(client, None)
 
     def peer(self, client: str) -> Peer | None:
@@ -152,14 +177,20 @@ class Intake:
 
     def refuse(self, peer: Peer, code: str, reason: str) -> None:
         """Tell a client why not, and keep count for status and doctor."""
-        if reason not in self.refused and len(self.refused) >= KEPT_REFUSALS:
-            del self.refused[min(self.refused, key=lambda r: self.refused[r].last_s)]
-        entry = self.refused.setdefault(reason, Refused(code, reason))
+        self._count(peer, code, reason)
+        fitting = reason.encode()[:MAX_STRING_BYTES].decode(errors="ignore")
+        self._send(peer, Refusal(code, fitting))
+
+    def _count(self, peer: Peer, code: str, reason: str) -> None:
+        key = (peer.uid, code)
+        if key not in self.refused and len(self.refused) >= KEPT_REFUSALS:
+            del self.refused[min(self.refused, key=lambda k: self.refused[k].last_s)]
+        entry = self.refused.setdefault(key, Refused(code))
         entry.count += 1
-        entry.last_s = time.monotonic()
-        if entry.count == 1:
+        entry.reason, entry.last_s = reason, time.monotonic()
+        if entry.last_s - entry.logged_s >= LOG_EVERY_S:
+            entry.logged_s = entry.last_s
             log.warning("refused process %d of uid %d: %s: %s", peer.pid, peer.uid, code, reason)
-        self._send(peer, Refusal(code, reason[:256]))
 
     def close(self) -> None:
         self.leases.close()
@@ -174,18 +205,19 @@ class Intake:
         try:
             event = decode(payload)
         except WireError as error:
-            self.refuse(peer, "bad_message", str(error))
+            self.refuse(peer, error.code, str(error))
             return None
-        if isinstance(event, Hello):
-            return Message(peer, event)
-        if not isinstance(event, StageStart | StageEnd | Goodbye):
-            self.refuse(peer, "bad_message", f"{type(event).__name__} is for the daemon to send")
+        if not isinstance(event, Hello | StageStart | StageEnd | Goodbye):
+            self.refuse(peer, "malformed", f"{type(event).__name__} is for the daemon to send")
             return None
         client = self._clients.get(peer.client)
-        if client is None:
-            self._introduce(peer)
-            return None
-        return Message(peer, event) if self._within_rate(client) else None
+        if client is not None:
+            passes = isinstance(event, Goodbye) or self._within_rate(client)
+            return Message(peer, event) if passes else None
+        if isinstance(event, Hello):
+            return Message(peer, event)
+        self._introduce(peer)
+        return None
 
     def _introduce(self, peer: Peer) -> None:
         now = time.monotonic()
@@ -201,9 +233,22 @@ class Intake:
         client.tokens = min(limit, client.tokens + (now - client.filled_s) * limit)
         client.filled_s = now
         if client.tokens < 1:
+            self._over_rate(client, now)
             return False  # its next event shows the gap, and its job goes to full clock
         client.tokens -= 1
         return True
+
+    def _over_rate(self, client: _Client, now: float) -> None:
+        """Counted each time; told now and then, for an answer to each would be a flood too."""
+        reason = (
+            f"more than {self.limits.events_per_s:g} events a second ([limits] events_per_s); "
+            "what is beyond is dropped"
+        )
+        if now - client.told_s >= LOG_EVERY_S:
+            client.told_s = now
+            self.refuse(client.peer, "too_many_events", reason)
+        else:
+            self._count(client.peer, "too_many_events", reason)
 
     def _send(self, peer: Peer, event: Event) -> None:
         with contextlib.suppress(zmq.ZMQError):  # gone, or not reading: its own loss

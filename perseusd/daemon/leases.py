@@ -38,6 +38,13 @@ class Leases:
             self._poll.register(fd, select.EPOLLIN)
         self._clients.setdefault(pid, set()).add(client)
 
+    def remove(self, client: str, pid: int) -> None:
+        """The client let go by itself; harmless where it has no lease."""
+        clients = self._clients.get(pid, set())
+        clients.discard(client)
+        if pid in self._fds and not clients:
+            self._drop(pid)
+
     def died(self) -> list[str]:
         """Clients whose process is dead; each is told once."""
         by_fd = {fd: pid for pid, fd in self._fds.items()}

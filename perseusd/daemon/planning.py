@@ -8,9 +8,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 
 from perseusd.core.actions import RequestPlan
 from perseusd.core.model import PlanResult
@@ -21,6 +23,9 @@ CHILD = "perseusd.daemon.planner_process"
 
 TIME_LIMIT_S = 60.0
 """A plan that takes longer is given up and its process replaced."""
+
+RESTART_S = 1.0
+"""Before a planner process that ended or hung is replaced: one that cannot start stays cheap."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,11 @@ class Planner:
     _since_s: float = 0.0
     _process: subprocess.Popen[bytes] | None = None
     _connection: Connection | None = None
+    _sender: threading.Thread | None = None
+    _restart_s: float | None = None
 
     def start(self) -> None:
+        self._restart_s = None
         ours, theirs = socket.socketpair()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
@@ -71,33 +79,47 @@ class Planner:
                 found.append(self._connection.recv())
                 self._busy = None
         except (EOFError, OSError):
-            found += self._restart("the planner process ended unexpectedly")
-        if self._busy is not None and time.monotonic() - self._since_s > TIME_LIMIT_S:
-            found += self._restart(f"planning took longer than {TIME_LIMIT_S:g} s")
+            found += self._give_up("the planner process ended unexpectedly")
+        now = time.monotonic()
+        if self._busy is not None and now - self._since_s > TIME_LIMIT_S:
+            found += self._give_up(f"planning took longer than {TIME_LIMIT_S:g} s")
+        if self._restart_s is not None and now >= self._restart_s:
+            self.start()
         self._next()
         return found
 
     def stop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._sender is not None:
+            self._sender.join()  # nobody reads any more: its write has failed
+            self._sender = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _next(self) -> None:
         if self._busy is not None or not self._waiting or self._connection is None:
             return
         self._busy = self._waiting.pop(next(iter(self._waiting)))
         self._since_s = time.monotonic()
-        # A failure shows as EOF in results().
-        with contextlib.suppress(OSError):
-            self._connection.send(self._busy)
+        # A large problem does not fit the socket: writing it waits until the planner reads.
+        arguments = (self._connection, ForkingPickler.dumps(self._busy))
+        self._sender = threading.Thread(
+            target=_send, args=arguments, name="to-planner", daemon=True
+        )
+        self._sender.start()
 
-    def _restart(self, why: str) -> list[Planned]:
+    def _give_up(self, why: str) -> list[Planned]:
         log.error("%s; starting it again", why)
         busy, self._busy = self._busy, None
         self.stop()
-        self.start()
+        self._restart_s = time.monotonic() + RESTART_S
         return [] if busy is None else [Planned(busy.job, busy.request, why)]
+
+
+def _send(connection: Connection, data: memoryview) -> None:
+    with contextlib.suppress(OSError):  # a failure shows as EOF in results()
+        connection.send_bytes(data)

@@ -54,7 +54,8 @@ class Sampler:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(timeout=1.0)  # a hung driver call keeps it; it is a daemon thread
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.0)  # a hung driver call keeps it; it is a daemon thread
 
     def _run(self) -> None:
         state_due = 0.0

@@ -26,13 +26,13 @@ from perseusd.core.knowledge import GpuFacts
 from perseusd.core.settings import Settings
 from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control
-from perseusd.daemon.intake import Intake, Limits, Message, user_name
+from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, user_name
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.questions import Questions
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
 from perseusd.daemon.systemd import notify
-from perseusd.errors import ConfigurationError, GpuError
+from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import GpuNode
 
@@ -162,15 +162,24 @@ class Service:
 
     def _take(self, message: Message) -> None:
         peer, event = message
-        if isinstance(event, Hello):
-            if self.intake.welcome(peer):
-                actions = self.controller.hello(peer.client, user_name(peer.uid), event)
-                self._act(actions)
-            return
-        now_ns = time.monotonic_ns()
-        self._act(self.controller.stage_event(peer.client, event, now_ns))
+        try:
+            actions = self._hear(peer, event)
+        except Exception:
+            log.exception("an error of ours over a message of process %d", peer.pid)
+            why = "met an error of perseusd's own; its log says which"
+            actions = self.controller.client_lost(peer.client, why)
+            self.intake.refuse(peer, "internal_error", f"its message {why}")
+            self.intake.forget(peer.client)
+        self._act(actions)
         if isinstance(event, Goodbye):
             self.intake.forget(peer.client)
+
+    def _hear(self, peer: Peer, event: ClientEvent) -> list[Action]:
+        if isinstance(event, Hello):
+            if not self.intake.welcome(peer):
+                return []
+            return self.controller.hello(peer.client, user_name(peer.uid), event)
+        return self.controller.stage_event(peer.client, event, time.monotonic_ns())
 
     def _take_results(self) -> None:
         for result in self.actuator.results():
@@ -267,5 +276,5 @@ def _only_one(config: Config) -> Iterator[None]:
 def _surely(step: Callable[[], object]) -> None:
     try:
         step()
-    except (OSError, GpuError, zmq.ZMQError) as error:
-        log.error("while stopping: %s", error)
+    except Exception:
+        log.exception("an error while stopping")

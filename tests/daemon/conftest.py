@@ -6,6 +6,7 @@ Everything runs as processes of their own. What the clocks are is read from the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from perseus_hooks.events import Event, Hello, StageEnd, StageStart
+from perseus_hooks.events import Event, Goodbye, Hello, StageEnd, StageStart
 from perseus_hooks.wire import decode, encode
 
 from perseusd.emulation.daemon import ask
@@ -33,6 +34,9 @@ from perseusd.gpus.simulated import SPECS, SimulatedNode, create_node
 
 GPU = "a100-sxm"
 STAGES = 4
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
 PATIENCE_S = 40.0  # far above anything measured: the machine may be busy
 
 # An iteration takes half a second; learning and two changes of state are to take few of them. The
@@ -95,6 +99,11 @@ def lives(pid: int) -> bool:
         return False
 
 
+def _end_with_the_tests() -> None:
+    """Even if pytest is killed: SIGTERM to the daemon, which ends its own processes."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Rig:
     """A runtime directory with simulated GPUs, and in it at most one daemon and one job."""
 
@@ -116,7 +125,9 @@ class Rig:
     def start(self, *arguments: str) -> None:
         """Returns when the daemon answers and, if it has one, its clock process says hello."""
         with self.log.open("ab") as log:
-            self.daemon = subprocess.Popen(self.command(*arguments), stdout=log, stderr=log)
+            self.daemon = subprocess.Popen(
+                self.command(*arguments), stdout=log, stderr=log, preexec_fn=_end_with_the_tests
+            )
         until(self._answers, poll_s=0.02)
         self.children()
 
@@ -157,7 +168,7 @@ class Rig:
             if self.locked():
                 last_s = now
             time.sleep(0.002)
-        print(f"unlocked after {last_s - since_s:.3f} s (limit {limit_s:g} s)")
+        sys.stdout.write(f"unlocked after {last_s - since_s:.3f} s (limit {limit_s:g} s)\n")
         return last_s - since_s
 
     def status(self, timeout_s: float = 5.0) -> dict[str, Any]:
@@ -229,7 +240,6 @@ class Peer:
     def __init__(self, folder: Path) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(f"ipc://{folder}/hooks.sock")
 
     def send(self, *frames: bytes | Event) -> None:
@@ -244,7 +254,10 @@ class Peer:
         return not self.socket.poll(int(for_s * 1000))
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        """With a goodbye: its process lives on, and so would its lease."""
+        with contextlib.suppress(zmq.ZMQError):
+            self.socket.send(encode(Goodbye(2**62, 1)), zmq.NOBLOCK)
+        self._context.destroy(linger=500)
 
 
 def hello(
@@ -326,6 +339,13 @@ def rig() -> Iterator[Rig]:
     """One daemon and job for all tests of a file, each of which calls `hold()` or `start()`."""
     with _rig() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def make_module_rig() -> Iterator[Callable[..., Rig]]:
+    """Makes a rig for all tests of a file."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(_rig(**options))
 
 
 @pytest.fixture
