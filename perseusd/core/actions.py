@@ -34,6 +34,13 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """A client's process speaks on another connection now."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something an operator may want to read in the log."""
 
@@ -41,4 +48,4 @@ class Notice:
     text: str
 
 
-Action = SetClock | RequestPlan | Refuse | Notice
+Action = SetClock | RequestPlan | Refuse | Forget | Notice

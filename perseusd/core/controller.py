@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
-from perseusd.core.actions import Action, Refuse, SetClock
+from perseusd.core.actions import Action, Forget, Refuse, SetClock
 from perseusd.core.job import Job
 from perseusd.core.knowledge import GpuFacts
 from perseusd.core.model import PlanResult
@@ -27,16 +27,24 @@ class Controller:
     settings: Settings
     gpus: Mapping[str, GpuFacts]
     jobs: dict[str, Job] = field(default_factory=dict)
+    writable: bool = True
+    """Whether clocks can be written now; jobs stay in baseline while they cannot."""
     _clients: dict[str, str] = field(default_factory=dict)
     _holders: dict[str, str] = field(default_factory=dict)
 
-    def hello(self, client: str, owner: str, hello: Hello) -> list[Action]:
-        """A client introduces itself. `owner` is its user, so that names of jobs cannot clash."""
+    def hello(self, client: str, owner: str, hello: Hello, process: int = 0) -> list[Action]:
+        """A client introduces itself. `owner` is its user, so that names of jobs cannot clash.
+
+        process: which connections are one process, 0 where that is not known: a rank that comes
+        back on another connection takes its own place.
+        """
         name = job_name(owner, hello)
         known = self._clients.get(client)
         actions: list[Action] = []
         if known is not None and known != name:
             actions += self._leave(client, "joined another job")
+        if (before := self._own_place(client, name, hello, process)) is not None:
+            actions += [*self._leave(before, "came back on another connection"), Forget(before)]
         if refusal := self._refusal(client, name, hello):
             return [*actions, *self._leave(client, "said a hello that was refused"), refusal]
         gpus = tuple(self._resolve(g) for g in hello.gpus)
@@ -46,7 +54,7 @@ class Controller:
         self._clients[client] = name
         for uuid in gpus:
             self._holders[uuid] = name
-        job.join(Member(client, hello, gpus))
+        job.join(Member(client, hello, gpus, process))
         return actions + self._drain() + self._let_go_of_unused(job)
 
     def stage_event(
@@ -106,6 +114,7 @@ class Controller:
 
     def tick(self, now_ns: int) -> list[Action]:
         for job in self.jobs.values():
+            job.writable = self.writable
             job.tick(now_ns)
         return self._drain()
 
@@ -160,6 +169,8 @@ class Controller:
                 return Refuse(
                     client, "gpu_held", f"GPU {uuid} is held by job {holder!r} until it ends"
                 )
+        if (taken := self._rank_taken(client, name, hello)) is not None:
+            return taken
         if hello.stage is not None and hello.stages is not None and hello.stage >= hello.stages:
             return Refuse(
                 client,
@@ -168,11 +179,39 @@ class Controller:
             )
         return None
 
+    def _own_place(self, client: str, name: str, hello: Hello, process: int) -> str | None:
+        """The earlier connection of this very process and rank."""
+        members = self.jobs[name].roster.members.values() if process and name in self.jobs else ()
+        for member in members:
+            same = member.process == process and member.hello.rank == hello.rank
+            if same and member.client != client:
+                return member.client
+        return None
+
+    def _rank_taken(self, client: str, name: str, hello: Hello) -> Refuse | None:
+        """A rank is one process: a worker that imports the training script is not that rank too."""
+        members = self.jobs[name].roster.members.values() if name in self.jobs else ()
+        for member in members:
+            if member.client != client and member.hello.rank == hello.rank:
+                return Refuse(
+                    client,
+                    "rank_taken",
+                    f"rank {hello.rank} of this job is another process, which still runs; a "
+                    "worker process should not call configure()",
+                )
+        return None
+
     def _resolve(self, gpu: str) -> str:
-        """`index:N` counts in the driver's (PCI bus) order."""
-        if gpu.startswith("index:") and gpu[6:].isdecimal():
-            uuids = list(self.gpus)
-            return uuids[int(gpu[6:])] if int(gpu[6:]) < len(uuids) else gpu
+        """`index:N` counts in the driver's (PCI bus) order.
+
+        `cuda-index:N` counts fastest first, which is the same order where all GPUs are alike; where
+        they are not it stays unknown.
+        """
+        order, _, number = gpu.partition(":")
+        alike = len({facts.model for facts in self.gpus.values()}) == 1
+        known = order == "index" or (order == "cuda-index" and alike)
+        if known and number.isdecimal() and int(number) < len(self.gpus):
+            return list(self.gpus)[int(number)]
         return gpu
 
     def _drain(self) -> list[Action]:

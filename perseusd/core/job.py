@@ -13,6 +13,7 @@ from perseus_hooks.events import StageEnd, StageStart
 
 from perseusd.core.actions import Action, Notice, RequestPlan, SetClock
 from perseusd.core.clocklog import ClockLog
+from perseusd.core.deadline import URGENT_SHARE, deadline_problem, most_writes
 from perseusd.core.hold import HoldControl
 from perseusd.core.iterations import Assembly, JobIteration, alike, observed_pipeline
 from perseusd.core.knowledge import GpuFacts
@@ -32,9 +33,6 @@ CLEAR_ITERATIONS = 2
 KEPT_STATES = 64
 """Changes of state that status can show."""
 
-FEWEST_WRITES = 2
-"""Per GPU and iteration: one lower run and back. Fewer is full clock throughout."""
-
 
 class Job:
     """One replica's pipeline."""
@@ -47,6 +45,7 @@ class Job:
         self.states: list[tuple[State, int]] = [(State.BASELINE, 0)]
         self.iteration = -1
         self.straggler_factor: float | None = None
+        self.writable = True
         self.actions: list[Action] = []
         self._settings = settings
         self._gpus = gpus
@@ -256,6 +255,8 @@ class Job:
         measured, wanted = self.ledger.count("baseline"), self._settings.baseline_iterations
         if self._settings.observe:
             self._why = "observe-only mode: no clock is ever written"
+        elif not self.writable:
+            self._why = "no clock can be written: perseusd-clock is not there"
         elif measured < wanted:
             self._why = f"measuring the baseline: {measured} of {wanted} iterations"
         else:
@@ -321,42 +322,24 @@ class Job:
             self.actions.append(Notice(self.name, self._why))
 
     def _request_plan(self) -> None:
+        known, pacer, usual_s = self._known, self._pacer, self.ledger.typical_time_s()
+        assert known is not None
+        assert pacer is not None
+        writes = most_writes(
+            self._settings, usual_s or 0.0, pacer.latency_ns * 1e-9, len(self.roster.all_gpus())
+        )
+        urgency = URGENT_SHARE if self.straggler_factor is not None else 1.0
+        stretch = self._hold.stretch(self.straggler_factor)
         try:
-            problem = self._problem()
+            problem = deadline_problem(
+                known, self.ledger, stretch, writes, urgency * self._settings.planning_s
+            )
         except PlanningError as error:
             self._no_plan(str(error))
             return
         self._requests += 1
         self._awaited = {self._requests: (problem, self.straggler_factor)}
         self.actions.append(RequestPlan(self.name, self._requests, problem))
-
-    def _problem(self) -> Problem:
-        """The deadline problem as it stands. Raises PlanningError while too little is known."""
-        known, baseline = self._known, self.ledger.sample("baseline")
-        assert known is not None
-        assert baseline is not None
-        curves, blocking = known.knowledge.curves(known.graph.kinds)
-        stretch = self._hold.stretch(self.straggler_factor)
-        makespan_s = self.ledger.makespan_s("baseline")
-        return Problem(
-            pipeline=known.pipeline,
-            curves=curves,
-            blocking_power_w=[blocking[r] for r in range(known.pipeline.ranks)],
-            deadline_ratio=max(1.0, 1.0 + stretch * baseline.mean / makespan_s),
-            noise=known.knowledge.noise(),
-            max_writes=self._max_writes(baseline.mean),
-            # A straggler is waited for already: better a good plan now than the best one later.
-            time_budget_s=self._settings.planning_s * (0.4 if self.straggler_factor else 1.0),
-        )
-
-    def _max_writes(self, iteration_time_s: float) -> int:
-        """Per GPU and iteration: bounded for each GPU, and by the driver lock a node shares."""
-        pacer = self._pacer
-        latency_s = pacer.latency_ns * 1e-9 if pacer is not None else 0.0
-        by_rate = self._settings.max_writes_per_s * iteration_time_s
-        share_s = self._settings.max_node_write_share * iteration_time_s
-        by_lock = share_s / max(latency_s * len(self.roster.all_gpus()), 1e-9)
-        return max(FEWEST_WRITES, int(min(by_rate, by_lock)))
 
     def _adopt(self, plan: PacedPlan | None) -> None:
         pacer = self._pacer

@@ -15,11 +15,15 @@ NAMED_STAGES = 16
 
 @dataclass
 class Member:
-    """One training process. Processes of one stage form a tensor-parallel group."""
+    """One training process. Processes of one stage form a tensor-parallel group.
+
+    process: the same for all connections of one process; 0 where that is not known.
+    """
 
     client: str
     hello: Hello
     gpus: tuple[str, ...]
+    process: int = 0
     track: RankTrack = field(default_factory=RankTrack)
     sequence: int = 0
     heard_ns: int = 0

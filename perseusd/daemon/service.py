@@ -20,7 +20,7 @@ from perseus_hooks.events import Goodbye, Hello
 
 from perseusd import __version__
 from perseusd.config import Config
-from perseusd.core.actions import Action, Notice, Refuse, RequestPlan, SetClock
+from perseusd.core.actions import Action, Forget, Notice, Refuse, RequestPlan, SetClock
 from perseusd.core.controller import Controller
 from perseusd.core.knowledge import GpuFacts
 from perseusd.core.settings import Settings
@@ -157,6 +157,7 @@ class Service:
             self.controller.energy(*self.sampler.readings.popleft())
         for planned in self.planner.results():
             self._act(self.controller.planned(planned.job, planned.request, planned.answer))
+        self.controller.writable = self.config.observe or self.actuator.alive
         self._act(self.controller.tick(time.monotonic_ns()))
         self.questions.answer()
 
@@ -178,7 +179,7 @@ class Service:
         if isinstance(event, Hello):
             if not self.intake.welcome(peer):
                 return []
-            return self.controller.hello(peer.client, user_name(peer.uid), event)
+            return self.controller.hello(peer.client, user_name(peer.uid), event, peer.pid)
         return self.controller.stage_event(peer.client, event, time.monotonic_ns())
 
     def _take_results(self) -> None:
@@ -203,6 +204,8 @@ class Service:
                     if (peer := self.intake.peer(client)) is not None:
                         self.intake.refuse(peer, code, reason)
                         self.intake.forget(client)
+                case Forget(client):
+                    self.intake.forget(client)
                 case Notice(job, text):
                     log.info("job %s: %s", job, text)
 
