@@ -148,7 +148,8 @@ class EnergyLedger:
             seconds[at] += block.seconds
         prior = self._mean_power(gram, moment)
         ridge = PRIOR_JOULES**2 * np.eye(len(columns)) * 1e-4
-        watts = np.linalg.solve(gram + ridge, moment + ridge @ np.full(len(columns), prior))
+        right = moment + ridge @ np.full(len(columns), prior)
+        watts, *_ = np.linalg.lstsq(gram + ridge, right, rcond=None)  # solve() may raise
         return {
             column: Power(max(float(watts[i]), 0.0), float(seconds[i]))
             for column, i in index.items()

@@ -161,8 +161,8 @@ class Controller:
                 return Refuse(
                     client,
                     "no_clocks",
-                    f"GPU {uuid} names no clocks that could be set (a virtual GPU?), so perseusd "
-                    "cannot serve it",
+                    f"GPU {uuid} has no clock that could be set (divided by MIG, or virtual?), so "
+                    "perseusd cannot serve it",
                 )
             holder = self._holders.get(uuid)
             if holder not in (None, name):
@@ -210,8 +210,9 @@ class Controller:
         order, _, number = gpu.partition(":")
         alike = len({facts.model for facts in self.gpus.values()}) == 1
         known = order == "index" or (order == "cuda-index" and alike)
-        if known and number.isdecimal() and int(number) < len(self.gpus):
-            return list(self.gpus)[int(number)]
+        if known and number.isdecimal():
+            of_index = (u for u, facts in self.gpus.items() if facts.index == int(number))
+            return next(of_index, gpu)
         return gpu
 
     def _drain(self) -> list[Action]:

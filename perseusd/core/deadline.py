@@ -1,4 +1,4 @@
-"""A job's deadline problem as it stands: what is known of it, by when it is to end, with how much."""
+"""A job's deadline problem as it stands: curves, the time to end by, the writes allowed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ def deadline_problem(
     if baseline is None:
         raise PlanningError("no iteration was measured at full clock yet")
     curves, blocking = known.knowledge.curves(known.graph.kinds)
+    makespan_s = ledger.makespan_s("baseline")
+    if baseline.mean <= 0 or makespan_s <= 0:
+        raise PlanningError("by their stamps, the baseline's iterations took no time")
     return Problem(
         pipeline=known.pipeline,
         curves=curves,
         blocking_power_w=[blocking[r] for r in range(known.pipeline.ranks)],
-        deadline_ratio=max(1.0, 1.0 + stretch * baseline.mean / ledger.makespan_s("baseline")),
+        deadline_ratio=max(1.0, 1.0 + stretch * baseline.mean / makespan_s),
         noise=known.knowledge.noise(),
         max_writes=max_writes,
         time_budget_s=time_budget_s,

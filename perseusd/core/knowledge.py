@@ -34,11 +34,12 @@ SECONDS_PER_SAMPLE = 0.1
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What planning needs of a GPU. Clocks ascend."""
+    """What planning needs of a GPU. Clocks ascend; `index` counts in the driver's order."""
 
     uuid: str
     model: str
     supported_mhz: tuple[int, ...]
+    index: int = -1
 
     @property
     def top_mhz(self) -> int:

@@ -43,9 +43,9 @@ class Sample:
         return math.fsum(self.values) / len(self.values)
 
     def relative_variance_of_mean(self) -> float:
-        """Infinite where a single value tells nothing of it."""
+        """Infinite where a single value, or a mean of 0, tells nothing of it."""
         n, mean = len(self.values), self.mean
-        if n < 2:
+        if n < 2 or mean == 0:
             return math.inf
         spread = math.fsum((v - mean) ** 2 for v in self.values) / (n - 1)
         return spread / n / mean**2

@@ -34,7 +34,7 @@ from perseusd.daemon.status import StatusView
 from perseusd.daemon.systemd import notify
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
-from perseusd.gpus.base import GpuNode
+from perseusd.gpus.base import GpuInfo, GpuNode
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,8 @@ class Service:
         self.node = _open_node(config)
         gpus = {gpu.info.uuid: gpu for gpu in self.node.gpus}
         facts = {
-            uuid: GpuFacts(uuid, gpu.info.name, gpu.info.supported_clocks_mhz)
+            uuid: GpuFacts(uuid, gpu.info.name, _clocks(gpu.info), gpu.info.index)
             for uuid, gpu in gpus.items()
-            if not gpu.info.mig_enabled
         }
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.controller = Controller(_settings(config), facts)
@@ -82,7 +81,13 @@ class Service:
                 config.control_socket: (0o666, control.answer),
             },
         )
+        self.poller = zmq.Poller()
+        self.poller.register(self.intake.socket, zmq.POLLIN)
+        self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
+        for socket in self.questions.sockets:
+            self.poller.register(socket, zmq.POLLIN)
         self._heartbeat_s = 0.0
+        self._watched: set[int] = set()
 
     def start(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,11 +95,6 @@ class Service:
         self.actuator.start()
         self.planner.start()
         self.sampler.start()
-        self.poller = zmq.Poller()
-        self.poller.register(self.intake.socket, zmq.POLLIN)
-        self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
-        for socket in self.questions.sockets:
-            self.poller.register(socket, zmq.POLLIN)
         notify("READY=1")
         kind = "emulated " if self.config.simulate is not None else ""
         mode = ", observe-only" if self.config.observe else ""
@@ -109,8 +109,7 @@ class Service:
 
     def loop(self) -> None:
         while not self.stopping:
-            self._wait()
-            self._turn()
+            self._turn(self._wait())
 
     def shutdown(self) -> None:
         """Clocks first, then everything else; each step whatever became of the others."""
@@ -127,39 +126,52 @@ class Service:
             _surely(step)
         log.info("perseusd stopped")
 
-    def _wait(self) -> None:
-        """Until something comes in or is due."""
+    def _wait(self) -> set[object]:
+        """Until something comes in or is due; what is ready: sockets and file descriptors."""
         due_ns = self.controller.next_due_ns()
         wait_s = IDLE_S
         if due_ns is not None:
             wait_s = min(wait_s, max(0.0, (due_ns - time.monotonic_ns()) * 1e-9))
-        ready = dict.fromkeys((self.actuator.fileno(), self.planner.fileno()))
-        with contextlib.ExitStack() as stack:
-            for fd in ready:
-                if fd is not None:
-                    self.poller.register(fd, zmq.POLLIN)
-                    stack.callback(self.poller.unregister, fd)
-            self.poller.poll(math.ceil(wait_s * 1000) if wait_s > 0.0005 else 0)
+        self._watch_children()
+        return {ready for ready, _ in self.poller.poll(math.ceil(wait_s * 1000))}
 
-    def _turn(self) -> None:
+    def _watch_children(self) -> None:
+        """The clock process and the planner may have been started again."""
+        now = {fd for fd in (self.actuator.fileno(), self.planner.fileno()) if fd is not None}
+        for fd in self._watched - now:
+            self.poller.unregister(fd)
+        for fd in now - self._watched:
+            self.poller.register(fd, zmq.POLLIN)
+        self._watched = now
+
+    def _turn(self, ready: set[object]) -> None:
         now_s = time.monotonic()
-        if now_s >= self._heartbeat_s:
+        beat = now_s >= self._heartbeat_s
+        if beat:
             self._heartbeat_s = now_s + self.config.heartbeat_s
             self.actuator.heartbeat()
             notify("WATCHDOG=1")
-        self._take_results()
-        for client in self.intake.leases.died():
-            self.intake.forget(client)
-            self._act(self.controller.client_lost(client, "has ended"))
-        for message in self.intake.receive():
-            self._take(message)
+        if beat or not self._watched.isdisjoint(ready):
+            self._hear_children()
+        if self.intake.leases.fileno() in ready:
+            for client in self.intake.leases.died():
+                self.intake.forget(client)
+                self._act(self.controller.client_lost(client, "has ended"))
+        if self.intake.socket in ready:
+            for message in self.intake.receive():
+                self._take(message)
         while self.sampler.readings:
             self.controller.energy(*self.sampler.readings.popleft())
+        self._act(self.controller.tick(time.monotonic_ns()))
+        if not ready.isdisjoint(self.questions.sockets):
+            self.questions.answer()
+
+    def _hear_children(self) -> None:
+        """What became of clock writes, and plans that were made."""
+        self._take_results()
         for planned in self.planner.results():
             self._act(self.controller.planned(planned.job, planned.request, planned.answer))
         self.controller.writable = self.config.observe or self.actuator.alive
-        self._act(self.controller.tick(time.monotonic_ns()))
-        self.questions.answer()
 
     def _take(self, message: Message) -> None:
         peer, event = message
@@ -227,6 +239,11 @@ def _settings(config: Config) -> Settings:
         baseline_iterations=config.baseline_iterations,
         max_learning_iterations=config.max_iterations,
     )
+
+
+def _clocks(gpu: GpuInfo) -> tuple[int, ...]:
+    """What may be locked: nothing where MIG's parts share one clock."""
+    return () if gpu.mig_enabled else gpu.supported_clocks_mhz
 
 
 def _open_node(config: Config) -> GpuNode:

@@ -336,7 +336,7 @@ def test_an_error_of_our_own_costs_one_client_its_service(
 
     def turns(peer) -> Any:
         for _ in range(500):
-            service._turn()
+            service._turn(service._wait())
             if not peer.hears_nothing(0.002):
                 return peer.hear()
         return pytest.fail("no answer")
