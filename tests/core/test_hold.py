@@ -1,0 +1,115 @@
+"""Feedback brings iterations to the aim and never far beyond it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from perseusd.core.hold import BREACH_ITERATIONS, FEWEST_ITERATIONS, MOST_COMMAND, HoldControl
+from perseusd.core.savings import Sample
+
+BUDGET = 0.005
+
+
+def noisy(mean: float, count: int, noise: float = 0.001, seed: int = 0) -> Sample:
+    rng = random.Random(seed)
+    return Sample([rng.gauss(mean, noise * mean) for _ in range(count)])
+
+
+BASELINE = noisy(4.0, 8)
+
+
+def run(control: HoldControl, offset: float, iterations: int, noise: float = 0.001) -> float:
+    """Iterations that take `offset` more than commanded; the last ten's mean slowdown."""
+    rng = random.Random(1)
+    seen = []
+    for _ in range(iterations):
+        slowdown = control.command + offset
+        seen.append(slowdown)
+        control.iteration(BASELINE.mean * (1 + slowdown) * rng.gauss(1, noise))
+        if control.wants_plan(BASELINE):
+            control.start_plan()
+    return sum(seen[-10:]) / 10
+
+
+@pytest.mark.parametrize("offset", [-0.004, -0.001, 0.0, 0.002, 0.006])
+def test_iterations_are_brought_to_the_aim(offset: float) -> None:
+    """Curves are wrong by some tenths of a per cent either way: within 80 iterations the mean is
+    near the aim and within the budget."""
+    control = HoldControl(BUDGET)
+    slowdown = run(control, offset, 80)
+    assert slowdown == pytest.approx(control.aim, abs=0.0015)
+    assert slowdown <= BUDGET
+
+
+def test_few_iterations_and_noise_change_nothing() -> None:
+    """A correction costs an iteration of change, so it waits for evidence."""
+    control = HoldControl(BUDGET)
+    for _ in range(FEWEST_ITERATIONS - 1):
+        control.iteration(BASELINE.mean * 1.004)
+        assert not control.wants_plan(BASELINE)
+    control = HoldControl(BUDGET)
+    rng = random.Random(2)
+    for _ in range(FEWEST_ITERATIONS):
+        control.iteration(BASELINE.mean * (1 + control.aim) * rng.gauss(1, 0.02))
+    assert not control.wants_plan(BASELINE)
+
+
+def test_a_job_that_became_faster_is_not_slowed_to_its_old_baseline() -> None:
+    """Iterations 20 % below the baseline for hours: the deadline moves by the budget's double at
+    most, instead of step by step to 20 %."""
+    control = HoldControl(BUDGET)
+    for _ in range(500):
+        control.iteration(BASELINE.mean * 0.8)
+        if control.wants_plan(BASELINE):
+            control.start_plan()
+        assert control.stretch(None) <= MOST_COMMAND * BUDGET
+
+
+def test_a_breach_needs_persistence() -> None:
+    """One iteration twice as long is a checkpoint, not a breach; three slow ones in a row are."""
+    control = HoldControl(BUDGET)
+    control.iteration(BASELINE.mean * 2)
+    assert not control.breached(BASELINE)
+    for i in range(BREACH_ITERATIONS):
+        assert not control.breached(BASELINE)
+        control.iteration(BASELINE.mean * 1.03)
+        if i == 0:
+            control._times.pop(0)
+    assert control.breached(BASELINE)
+
+
+def test_slowness_within_noise_is_no_breach() -> None:
+    """A job whose iterations vary by 5 % is not let go of for three that are 2 % long."""
+    control = HoldControl(BUDGET)
+    for _ in range(BREACH_ITERATIONS):
+        control.iteration(4.0 * 1.02)
+    assert control.breached(BASELINE)
+    assert not control.breached(noisy(4.0, 8, noise=0.05))
+
+
+def test_iterations_of_another_plan_do_not_count() -> None:
+    """What the plan before did is neither corrected twice nor a breach."""
+    control = HoldControl(BUDGET)
+    for _ in range(10):
+        control.iteration(BASELINE.mean * 1.05)
+    control.start_plan()
+    assert not control.breached(BASELINE)
+    assert not control.wants_plan(BASELINE)
+
+
+def test_a_baseline_of_one_iteration_is_not_divided_by() -> None:
+    """With so little to compare with nothing is called a breach."""
+    control = HoldControl(BUDGET)
+    for _ in range(10):
+        control.iteration(5.0)
+    assert not control.breached(Sample([4.0]))
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.2, 2.0])
+def test_a_straggler_moves_the_deadline_almost_to_its_time(factor: float) -> None:
+    """Never later than the straggler itself; and a factor below 1 does not shorten the deadline."""
+    control = HoldControl(BUDGET)
+    assert factor - 0.01 <= 1 + control.stretch(factor) < factor
+    assert control.stretch(0.5) == control.stretch(None)
