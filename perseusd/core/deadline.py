@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from perseusd.core.knowledge import GpuFacts
 from perseusd.core.ledger import Ledger
-from perseusd.core.model import Problem
+from perseusd.core.model import Curve, Problem
 from perseusd.core.settings import Settings
 from perseusd.core.understanding import Understanding
 from perseusd.errors import PlanningError
+
+PESSIMISM = 5.0
+"""A plan at ratio 1 that still runs late by a share y of the iteration rests on curves that promise
+too much at lower clocks. Those take some 20 % longer than the top clock, so a growth of y is had by
+stretching what they take longer by y / 20 %."""
 
 FEWEST_WRITES = 2
 """Per GPU and iteration: one lower run and back. Fewer is full clock throughout."""
@@ -22,12 +28,24 @@ def deadline_problem(
     """Least energy for an iteration `stretch` × the baseline's time longer than the baseline's.
 
     The ledger's baseline is iteration time, start to start; the problem is about the makespan, so
-    the stretch is taken over to it in seconds. Raises PlanningError while too little is known.
+    the stretch is taken over to it in seconds. A negative stretch cannot shorten the deadline, only
+    make the plan believe less of the curves. Raises PlanningError while too little is known.
     """
     baseline = ledger.sample("baseline")
     if baseline is None:
         raise PlanningError("no iteration was measured at full clock yet")
     curves, blocking = known.knowledge.curves(known.graph.kinds)
+    if all(len(curve.clock_mhz) < 2 for curve in curves.values()):
+        raise PlanningError(
+            "no lower clock could be tried within the learning slowdown: nothing in this job waits "
+            "for anything else (has it one stage only?)"
+        )
+    curves = {
+        kind: curve if len(curve.clock_mhz) > 1 else _untried(curve, known.gpus[kind.rank])
+        for kind, curve in curves.items()
+    }
+    if stretch < 0:
+        curves = {kind: _pessimistic(c, -stretch * PESSIMISM) for kind, c in curves.items()}
     makespan_s = ledger.makespan_s("baseline")
     if baseline.mean <= 0 or makespan_s <= 0:
         raise PlanningError("by their stamps, the baseline's iterations took no time")
@@ -40,6 +58,26 @@ def deadline_problem(
         max_writes=max_writes,
         time_budget_s=time_budget_s,
     )
+
+
+def _untried(curve: Curve, gpu: GpuFacts) -> Curve:
+    """A kind no lower clock was tried for: one is offered at its worst, which no plan will take."""
+    top_mhz = curve.clock_mhz[-1]
+    lower_mhz = max(c for c in gpu.supported_mhz if c < top_mhz)
+    worse = top_mhz / lower_mhz
+    return Curve(
+        (lower_mhz, top_mhz),
+        (curve.time_s[-1] * worse, curve.time_s[-1]),
+        (curve.energy_j[-1] * worse, curve.energy_j[-1]),
+    )
+
+
+def _pessimistic(curve: Curve, share: float) -> Curve:
+    """The curve with everything that lower clocks add to the time stretched by `share`."""
+    top_s = curve.time_s[-1]
+    grown = [top_s + (t - top_s) * (1 + share) if t > top_s else t for t in curve.time_s]
+    energy = [e * g / t for e, g, t in zip(curve.energy_j, grown, curve.time_s, strict=True)]
+    return Curve(curve.clock_mhz, tuple(grown), tuple(energy))
 
 
 def most_writes(settings: Settings, iteration_time_s: float, latency_s: float, gpus: int) -> int:

@@ -35,6 +35,10 @@ BREACH_ITERATIONS = 3
 BREACH_SLOWDOWN = 0.01
 """Slower than this beyond noise over BREACH_ITERATIONS in a row: let go."""
 
+OUTGROWN = 0.01
+"""Faster than the baseline by more than this beyond noise, under a plan that slows: the job itself
+has become faster, and neither its baseline nor its curves hold any more."""
+
 STRAGGLER_CAUTION = 0.002
 """Share of T′ by which a plan stays ahead of the straggler, so that it is never the later one."""
 
@@ -78,6 +82,30 @@ class HoldControl:
         spread = math.sqrt(baseline.relative_variance_of_mean() * len(baseline.values))
         allowed = max(BREACH_SLOWDOWN, 2 * self.budget) + 2 * spread / math.sqrt(len(recent))
         return sum(recent) / len(recent) > baseline.mean * (1 + allowed)
+
+    def outgrown(self, baseline: Sample) -> bool:
+        """Whether the iterations are faster than the baseline, which no plan can make them."""
+        n = len(self._times)
+        if n < FEWEST_ITERATIONS:
+            return False
+        spread = math.sqrt(baseline.relative_variance_of_mean() * len(baseline.values))
+        expected = 1 - OUTGROWN - 2 * spread / math.sqrt(n)
+        return sum(self._times) / n < baseline.mean * expected
+
+    def story(self, baseline: Sample) -> str:
+        """What the guard saw, in words with numbers."""
+        recent = self._times[-BREACH_ITERATIONS:]
+        mean = sum(recent) / len(recent)
+        change = 100 * (mean / baseline.mean - 1)
+        return (
+            f"the last {len(recent)} iterations took {mean:.4g} s, {change:+.2f} % against the "
+            f"baseline's {baseline.mean:.4g} s"
+        )
+
+    def be_cautious(self) -> None:
+        """After a breach: plan tighter than it was."""
+        self.command = max(self.command - LARGEST_CORRECTION, LEAST_COMMAND)
+        self._times.clear()
 
     def wants_plan(self, baseline: Sample) -> bool:
         """Whether a corrected plan is worth asking for; corrects the command if so."""

@@ -30,6 +30,8 @@ from perseusd.errors import PlanningError
 CLEAR_ITERATIONS = 2
 """Understood iterations at full clock after which a released job starts again."""
 
+MOST_CLEAR_ITERATIONS = 500
+
 KEPT_STATES = 64
 """Changes of state that status can show."""
 
@@ -55,6 +57,7 @@ class Job:
         self._known: Understanding | None = None
         self._episode: Episode | None = None
         self._requests = 0
+        self._breaches = 0
         self._awaited: dict[int, tuple[Problem, float | None]] = {}
 
     # --- who takes part ---------------------------------------------------------------------
@@ -143,7 +146,8 @@ class Job:
             self._ask(pacer.due(now_ns))
         limit_ns = self.silence_limit_s() * 1e9
         for member in self.roster.members.values():
-            if member.heard_ns and now_ns - member.heard_ns > limit_ns:
+            member.heard_ns = member.heard_ns or now_ns
+            if now_ns - member.heard_ns > limit_ns:
                 silent = f"has been silent for more than {limit_ns * 1e-9:.1f} s"
                 self._trouble(f"rank {member.hello.rank} {silent}")
                 self._lose_track()
@@ -211,7 +215,7 @@ class Job:
             gpus = {s: self._gpus[self.roster.gpus(s)[0]] for s in range(seen.ranks)}
             self._known = Understanding(seen, gpus, self._settings)
             self.ledger.clear()
-            self._hold = HoldControl(self._settings.slowdown_budget)
+            self._hold = HoldControl(self._budget())
         episode.pacer = Pacer(seen.ranks)
         return True
 
@@ -247,9 +251,14 @@ class Job:
                 self._decide_hold(episode)
             case State.RELEASE:
                 episode.clear += 1
-                if episode.clear >= CLEAR_ITERATIONS:
+                if episode.clear >= self._clear_iterations():
                     self._move(Signal.CLEAR)
                     self._decide_baseline(episode)
+
+    def _clear_iterations(self) -> int:
+        """Longer after every breach: a plan that keeps failing this job is not tried at once."""
+        longer = 1 << 2 * min(self._breaches, 8)
+        return min(CLEAR_ITERATIONS * longer, MOST_CLEAR_ITERATIONS)
 
     def _decide_baseline(self, episode: Episode) -> None:
         measured, wanted = self.ledger.count("baseline"), self._settings.baseline_iterations
@@ -287,9 +296,15 @@ class Job:
         baseline = self.ledger.sample("baseline")
         assert baseline is not None
         if self._hold.breached(baseline):
-            self._trouble("iterations were slower than the slowdown budget allows")
+            seen = self._hold.story(baseline)
+            self._trouble(f"iterations were slower than the slowdown budget allows: {seen}")
             self._lose_track()
+            self._hold.be_cautious()
+            self._breaches += 1
             self.ledger.drop("baseline")  # is it us, or has the job changed? measure again
+        elif self._hold.outgrown(baseline):
+            self._trouble(f"the job became faster: {self._hold.story(baseline)}")
+            self._forget()
         elif self._awaited:
             return
         elif episode.normal is None or self._hold.wants_plan(baseline):
@@ -405,11 +420,19 @@ class Job:
         self._lose_track()
         self._known = None
         self.ledger.clear()
-        self._hold = HoldControl(self._settings.slowdown_budget)
+        self._hold = HoldControl(self._budget())
+        self._breaches = 0
+
+    def _budget(self) -> float:
+        """How much longer iterations may get: the job's own word, else the configuration's."""
+        told = [m.hello.slowdown_budget for m in self.roster.members.values()]
+        given = [budget for budget in told if budget is not None]
+        return min(given, default=self._settings.slowdown_budget)
 
     def _move(self, signal: Signal) -> None:
         state = next_state(self.state, signal)
         if state is not self.state:
+            self.actions.append(Notice(self.name, f"{self.state} → {state}"))
             self.states.append((state, self.iteration + 1))
             del self.states[:-KEPT_STATES]
         self.state = state

@@ -217,9 +217,9 @@ class Explorer:
             Window(start, start + length, clock)
             for length in lengths
             for start in range(len(order) - length + 1)
-            for clock in rungs
             # A window that touches another would be one longer run of two clocks.
             if all(c is None for c in taken[max(0, start - 1) : start + length + 1])
+            for clock in rungs
         ]
         if len(windows) > MOST_CANDIDATES:
             rng = np.random.default_rng(self.iterations * 1009 + rank)

@@ -340,18 +340,24 @@ def test_a_planner_that_cannot_is_asked_again_without_flooding(node: NodeOf) -> 
     assert made.state == "hold"
 
 
-def test_an_answer_after_trouble_is_not_taken(node: NodeOf) -> None:
-    """The plan was made for a job that is no more: nothing is lowered by it."""
+@pytest.mark.parametrize("iterations_later", [0, 3, 5])
+def test_an_answer_after_trouble_is_not_taken(node: NodeOf, iterations_later: int) -> None:
+    """The plan was made for a job that is no more: nothing is lowered by it, also when the job is
+    understood again already."""
     made = node(answering=False)
     made.join()
     made.until("learn")
     while not made.asked:
         made.iterate()
+    request = made.asked.pop()
     made.do(made.controller.release_all("trouble"))
-    before = len(made.log)
-    made.answer()
-    assert made.state == "release"
-    made.iterate(2)
+    made.iterate(iterations_later)
+    state, before = made.state, len(made.log)
+    answer = PlanResult(Plan(((900,) * 8,) * 3), 1, 1, 1, 1, 1, 1, 1, 0.1, 2, 0, 0)
+    made.do(made.controller.planned("me:job", request.request, answer))
+    assert made.state == state
+    assert made.since(before) == []
+    made.iterate(1)
     assert not [w for w in made.writes(before) if w.clock_mhz is not None]
 
 
@@ -372,8 +378,16 @@ def test_only_the_newest_request_is_answered(held: Any) -> None:
     assert held.job.plan_in_force is not plan
 
 
-def test_a_plan_is_taken_up_by_all_ranks_at_one_iteration(held: Any) -> None:
-    """An answer in the middle of an iteration waits for its end on every rank."""
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_plan_is_taken_up_by_all_ranks_at_one_iteration(node: NodeOf, counted: bool) -> None:
+    """An answer in the middle of an iteration waits for its end on every rank, also where ranks
+    count iterations for themselves and one of them has counted for longer."""
+    held = node(said=not counted)
+    held.join(1)
+    held.iterate(4)
+    held.join(0, 2)
+    held.until("hold")
+    held.iterate(2)
     answer = PlanResult(Plan(((900,) * 8,) * 3), 1, 1, 1, 1, 1, 1, 1, 0.1, 2, 0, 0)
     held.answering = False
     before = len(held.log)
@@ -389,6 +403,13 @@ def test_a_plan_is_taken_up_by_all_ranks_at_one_iteration(held: Any) -> None:
     wrote = {w.uuid for w in held.writes(before) if w.clock_mhz == 900}
     assert wrote == {"GPU-0", "GPU-1", "GPU-2"}
     assert 1200 not in {w.clock_mhz for w in held.writes(before)}
+
+
+def test_one_plan_is_awaited_at_a_time(held: Any) -> None:
+    """A slow planner is not flooded with the same question at every iteration."""
+    held.answering = False
+    held.iterate(20)
+    assert len(held.asked) == 1
 
 
 # --- stragglers ----------------------------------------------------------------------------------
@@ -440,13 +461,16 @@ def test_iterations_behind_a_straggler_are_no_breach_and_no_measure(held: Any) -
 
 
 def test_a_straggler_announced_while_learning_is_planned_for(node: NodeOf) -> None:
-    """The first plan is for its time already."""
+    """The first plan is for its time already; one that was asked for before it is not adopted."""
     made = node(answering=False)
     made.join()
     made.until("learn")
-    made.do(made.controller.announce_straggler("me:job", 1.2))
     while not made.asked:
         made.iterate()
+    made.do(made.controller.announce_straggler("me:job", 1.2))
+    made.answer()
+    assert made.state == "learn"
+    made.iterate()
     assert made.asked[-1].problem.deadline_ratio > 1.15
     made.answer()
     assert made.state == "hold"
