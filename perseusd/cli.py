@@ -23,7 +23,7 @@ from perseusd.config import (
     load_config,
 )
 from perseusd.errors import PerseusError
-from perseusd.exits import INTERRUPTED, exit_code
+from perseusd.exits import INTERRUPTED, Parser, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _set_up_logging(level: str) -> None:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="perseusd",
         description="Less energy for the same training time: slows what is not on a training "
         "job's critical path.",

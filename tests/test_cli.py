@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
@@ -75,6 +76,23 @@ def test_wrong_usage_exits_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["demo", "--json", "--nope"], ["demo", "--seed", "x", "--json"], ["rnu", "--json"]]
+)
+def test_wrong_usage_with_json_is_one_object(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program that reads standard output finds one object, and a person the usage text."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert (answer["schema_version"], answer["exit_code"]) == (1, 2)
+    assert answer["error"] in captured.err
+    assert "usage: perseusd" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def deadline_problem(
     curves, blocking = known.knowledge.curves(known.graph.kinds)
     if all(len(curve.clock_mhz) < 2 for curve in curves.values()):
         raise PlanningError(
-            "no lower clock could be tried within the learning slowdown: nothing in this job waits "
+            "no lower clock could be tried without slowing training: nothing in this job waits "
             "for anything else (has it one stage only?)"
         )
     curves = {
@@ -81,8 +81,11 @@ def _pessimistic(curve: Curve, share: float) -> Curve:
 
 
 def most_writes(settings: Settings, iteration_time_s: float, latency_s: float, gpus: int) -> int:
-    """Per GPU and iteration: bounded for each GPU, and by the driver lock that a node's share."""
+    """Per GPU and iteration: bounded for each GPU, and by the driver lock that a node's share.
+
+    Fewer than FEWEST_WRITES are none: such a job stays at full clock.
+    """
     by_rate = settings.max_writes_per_s * iteration_time_s
     share_s = settings.max_node_write_share * iteration_time_s
     by_lock = share_s / max(latency_s * gpus, 1e-9)
-    return max(FEWEST_WRITES, int(min(by_rate, by_lock)))
+    return int(min(by_rate, by_lock))

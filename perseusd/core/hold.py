@@ -39,9 +39,6 @@ OUTGROWN = 0.01
 """Faster than the baseline by more than this beyond noise, under a plan that slows: the job itself
 has become faster, and neither its baseline nor its curves hold any more."""
 
-STRAGGLER_CAUTION = 0.002
-"""Share of T′ by which a plan stays ahead of the straggler, so that it is never the later one."""
-
 
 @dataclass
 class HoldControl:
@@ -67,12 +64,6 @@ class HoldControl:
         self._times.append(time_s)
         if len(self._times) > MOST_ITERATIONS:
             del self._times[0]
-
-    def stretch(self, straggler_factor: float | None) -> float:
-        """Relative to the baseline's iteration time, how much later the deadline is."""
-        if straggler_factor is None:
-            return self.command
-        return max(self.command, straggler_factor * (1 - STRAGGLER_CAUTION) - 1)
 
     def breached(self, baseline: Sample) -> bool:
         """Whether the last iterations were slower than noise explains."""

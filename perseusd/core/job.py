@@ -7,17 +7,19 @@ the plan, or let go. Nothing here does I/O: what is to be done is left in `actio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from perseus_hooks.events import StageEnd, StageStart
 
 from perseusd.core.actions import Action, Notice, RequestPlan, SetClock
+from perseusd.core.announced import AnnouncedStraggler
 from perseusd.core.clocklog import ClockLog
-from perseusd.core.deadline import URGENT_SHARE, deadline_problem, most_writes
+from perseusd.core.deadline import FEWEST_WRITES, URGENT_SHARE, deadline_problem, most_writes
 from perseusd.core.hold import HoldControl
 from perseusd.core.iterations import Assembly, JobIteration, alike, observed_pipeline
 from perseusd.core.knowledge import GpuFacts
-from perseusd.core.ledger import Ledger
+from perseusd.core.ledger import Ledger, Record
 from perseusd.core.model import PlanResult, Problem
 from perseusd.core.pacing import PacedPlan, Pacer, Request, paced
 from perseusd.core.roster import Member, Roster
@@ -31,6 +33,12 @@ CLEAR_ITERATIONS = 2
 """Understood iterations at full clock after which a released job starts again."""
 
 MOST_CLEAR_ITERATIONS = 500
+
+WRITES_PER_WINDOW = 2
+"""Of a trial: down and up."""
+
+CHANGED = 0.01
+"""Relative change of the baseline's iteration time, beyond noise, that makes a job another one."""
 
 KEPT_STATES = 64
 """Changes of state that status can show."""
@@ -46,7 +54,7 @@ class Job:
         self.state = State.BASELINE
         self.states: list[tuple[State, int]] = [(State.BASELINE, 0)]
         self.iteration = -1
-        self.straggler_factor: float | None = None
+        self.straggler = AnnouncedStraggler()
         self.writable = True
         self.actions: list[Action] = []
         self._settings = settings
@@ -58,6 +66,8 @@ class Job:
         self._episode: Episode | None = None
         self._requests = 0
         self._breaches = 0
+        self._doubted_s: float | None = None
+        """The baseline's iteration time before the last breach, until it is measured again."""
         self._awaited: dict[int, tuple[Problem, float | None]] = {}
 
     # --- who takes part ---------------------------------------------------------------------
@@ -94,11 +104,24 @@ class Job:
             return
         progress = member.track.lost_events() if lost else []
         if isinstance(event, StageStart):
-            progress += member.track.start(event)
+            progress += self._foreign(stage, event) or member.track.start(event)
+            if event.instruction == "other" and (pacer := self._pacer) is not None:
+                self._ask(pacer.uncovered(stage))
         else:
             progress += member.track.end(event)
         for step in progress:
             self._progress(stage, member, step)
+
+    @staticmethod
+    def _foreign(stage: int, event: StageStart) -> list[Progress]:
+        if event.stage in (None, stage):
+            return []
+        return [
+            Disorder(
+                f"a computation of stage {event.stage} came from stage {stage}: several stages of "
+                "one process are told apart with chunk="
+            )
+        ]
 
     def reading(self, uuid: str, time_ns: int, energy_j: float) -> None:
         """The energy counter of one of this job's GPUs was read."""
@@ -140,6 +163,8 @@ class Job:
 
     def tick(self, now_ns: int) -> None:
         """Do what is due; let go of a job that has fallen silent."""
+        if self.straggler.expired(now_ns):
+            self.announce_straggler(None)
         if self.state not in CLOCKS_MAY_BE_LOWERED:
             return
         if (pacer := self._pacer) is not None:
@@ -155,8 +180,8 @@ class Job:
 
     def silence_limit_s(self) -> float:
         usual = self.ledger.typical_time_s() or 0.0
-        if self.straggler_factor is not None:
-            usual *= self.straggler_factor
+        if self.straggler.factor is not None:
+            usual *= self.straggler.factor
         return max(self._settings.silence_iterations * usual, self._settings.silence_s)
 
     def next_due_ns(self) -> int | None:
@@ -166,15 +191,35 @@ class Job:
 
     def announce_straggler(self, factor: float | None) -> None:
         """Another replica takes `factor` times this one's full-clock iteration; None: no more."""
-        self.straggler_factor = factor
+        before = self.straggler.factor or 1.0
+        self.straggler.announce(factor)
         if self.state is not State.HOLD or self._episode is None:
             return
-        if factor is not None or self._episode.normal is None:
-            self._request_plan()
-        else:
+        if (factor or 1.0) < before:  # there is less time now: the normal plan until a new one
             self._awaited.clear()
             self._hold.start_plan()
             self._adopt(self._episode.normal)
+        if factor is not None or self._episode.normal is None:
+            self._request_plan()
+
+    def _check_straggler(self, finished: Record) -> None:
+        """Behind a straggler a job waits; once it does not, the announcement is out of date."""
+        baseline = self.ledger.sample("baseline")
+        if baseline is None or self.state is not State.HOLD:
+            return
+        waited_s = finished.time_s - finished.makespan_s - self.ledger.usual_gap_s()
+        if not self.straggler.waited(waited_s, baseline.mean):
+            return
+        if self.straggler.believed:
+            self._request_plan()
+        else:
+            self.actions.append(Notice(self.name, "nobody is waited for: no straggler any more"))
+            self.announce_straggler(None)
+
+    def _stretch(self) -> float:
+        """Relative to the baseline's iteration time, how much later the deadline is."""
+        command = self._hold.command
+        return command if self.straggler.factor is None else max(command, self.straggler.stretch)
 
     # --- iterations become knowledge --------------------------------------------------------
 
@@ -224,12 +269,16 @@ class Job:
         self._known.learn_from(iteration, episode.ends, self._logs)
         phase = self._phase(iteration, episode)
         finished = self.ledger.iteration(iteration, phase, self.roster.all_gpus())
-        if finished is not None and finished.phase == State.HOLD:
+        if finished is None:
+            return
+        if finished.phase == State.HOLD:
             self._hold.iteration(finished.time_s)
+        elif finished.phase == "straggler":
+            self._check_straggler(finished)
 
     def _phase(self, iteration: JobIteration, episode: Episode) -> str:
         """What the iteration counts for: a state, a straggler's doing, or a change of plans."""
-        was_slowed, now_slowed = episode.slowed_by_straggler, self.straggler_factor is not None
+        was_slowed, now_slowed = episode.slowed_by_straggler, self.straggler.factor is not None
         episode.slowed_by_straggler = now_slowed
         if was_slowed or now_slowed:
             return "straggler"
@@ -268,10 +317,35 @@ class Job:
             self._why = "no clock can be written: perseusd-clock is not there"
         elif measured < wanted:
             self._why = f"measuring the baseline: {measured} of {wanted} iterations"
+        elif self._has_changed():
+            self._forget()
+            self._why = "the job has changed: it is measured and learned anew"
+        elif self._writes() < FEWEST_WRITES:
+            self._why = (
+                "its iterations are too short: within [limits] max_writes_per_s and "
+                "max_node_write_share, not even one lower clock and back fits into one"
+            )
         else:
             self._move(Signal.MEASURED)
             self._why = ""
             self._decide_learn(episode)
+
+    def _has_changed(self) -> bool:
+        """Whether the baseline measured after a breach is another than before."""
+        before_s, self._doubted_s = self._doubted_s, None
+        baseline = self.ledger.sample("baseline")
+        if before_s is None or baseline is None:
+            return False
+        noise = 2 * math.sqrt(baseline.relative_variance_of_mean())
+        return abs(baseline.mean / before_s - 1) > CHANGED + noise
+
+    def _writes(self) -> int:
+        """Clock writes that an iteration has room for, per GPU."""
+        pacer, usual_s = self._pacer, self.ledger.typical_time_s()
+        if pacer is None or usual_s is None:
+            return 0
+        gpus = len(self.roster.all_gpus())
+        return most_writes(self._settings, usual_s, pacer.latency_ns * 1e-9, gpus)
 
     def _decide_learn(self, episode: Episode) -> None:
         known = self._known
@@ -283,7 +357,8 @@ class Job:
                 if not self._awaited:
                     self._request_plan()
             else:
-                trial = known.explorer.next_trial(known.knowledge)
+                windows = max(1, self._writes() // WRITES_PER_WINDOW)
+                trial = known.explorer.next_trial(known.knowledge, windows)
                 curves, _ = known.knowledge.curves(known.graph.kinds)
                 self._adopt(paced(trial, known.graph, curves))
         except PlanningError as error:
@@ -291,7 +366,7 @@ class Job:
             self._no_plan(str(error))
 
     def _decide_hold(self, episode: Episode) -> None:
-        if self.straggler_factor is not None:
+        if self.straggler.factor is not None:
             return
         baseline = self.ledger.sample("baseline")
         assert baseline is not None
@@ -301,7 +376,10 @@ class Job:
             self._lose_track()
             self._hold.be_cautious()
             self._breaches += 1
-            self.ledger.drop("baseline")  # is it us, or has the job changed? measure again
+            # Is it us, or has the job changed? Measure again.
+            self._doubted_s = baseline.mean
+            self.ledger.drop("baseline")
+            self.ledger.drop("hold")
         elif self._hold.outgrown(baseline):
             self._trouble(f"the job became faster: {self._hold.story(baseline)}")
             self._forget()
@@ -324,7 +402,7 @@ class Job:
         plan = paced(answer.plan, self._known.graph, problem.curves)
         if factor is None:
             self._episode.normal = plan
-        if factor != self.straggler_factor:
+        if factor != self.straggler.factor:
             return  # the straggler came or went meanwhile
         self._move(Signal.PLANNED)
         self._why = ""
@@ -337,14 +415,10 @@ class Job:
             self.actions.append(Notice(self.name, self._why))
 
     def _request_plan(self) -> None:
-        known, pacer, usual_s = self._known, self._pacer, self.ledger.typical_time_s()
+        known, writes = self._known, max(self._writes(), FEWEST_WRITES)
         assert known is not None
-        assert pacer is not None
-        writes = most_writes(
-            self._settings, usual_s or 0.0, pacer.latency_ns * 1e-9, len(self.roster.all_gpus())
-        )
-        urgency = URGENT_SHARE if self.straggler_factor is not None else 1.0
-        stretch = self._hold.stretch(self.straggler_factor)
+        urgency = URGENT_SHARE if self.straggler.factor is not None else 1.0
+        stretch = self._stretch()
         try:
             problem = deadline_problem(
                 known, self.ledger, stretch, writes, urgency * self._settings.planning_s
@@ -353,7 +427,7 @@ class Job:
             self._no_plan(str(error))
             return
         self._requests += 1
-        self._awaited = {self._requests: (problem, self.straggler_factor)}
+        self._awaited = {self._requests: (problem, self.straggler.factor)}
         self.actions.append(RequestPlan(self.name, self._requests, problem))
 
     def _adopt(self, plan: PacedPlan | None) -> None:
@@ -376,7 +450,7 @@ class Job:
         baseline = self.ledger.sample("baseline")
         if baseline is None or self.state is not State.HOLD:
             return None
-        return baseline.mean * (1 + self._hold.stretch(self.straggler_factor))
+        return baseline.mean * (1 + self._stretch())
 
     @property
     def reason(self) -> str:

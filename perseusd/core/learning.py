@@ -39,6 +39,9 @@ ENOUGH_PER_KIND = 3
 MOST_CANDIDATES = 96
 """Windows weighed per rank and iteration; bounds the time spent in the loop."""
 
+MOST_WINDOWS = 2
+"""Per rank and iteration: two clock writes each."""
+
 STILL_FALLING = 0.02
 """Relative fall of the net cost from one rung to the next below which lower is not worth trying."""
 
@@ -88,8 +91,8 @@ class Explorer:
     def _group(self, kind: Kind) -> str:
         return f"{self.gpus[kind.rank].model}:{kind.instruction}"
 
-    def next_trial(self, knowledge: Knowledge) -> Plan:
-        """The plan of the next iteration: full clock but for its trial windows."""
+    def next_trial(self, knowledge: Knowledge, windows: int = MOST_WINDOWS) -> Plan:
+        """The plan of the next iteration: full clock but for its trial windows, so many a rank."""
         self.iterations += 1
         self._descend(knowledge)
         model = knowledge.time_model()
@@ -98,7 +101,7 @@ class Explorer:
         budget = self.slowdown * CAUTION * makespan + self._unspent
         clocks: list[list[int | None]] = [[None] * len(o) for o in self.pipeline.orders]
         for rank in self._neediest_first(knowledge):
-            for _ in range(2):
+            for _ in range(min(windows, MOST_WINDOWS)):
                 limit = makespan + budget
                 window, durations = self._best_window(
                     rank, clocks[rank], knowledge, model, durations, makespan, limit

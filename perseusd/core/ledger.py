@@ -18,6 +18,7 @@ class Record(NamedTuple):
     number: int
     phase: str
     time_s: float
+    makespan_s: float
     energy_j: float | None
 
 
@@ -47,6 +48,7 @@ class Ledger:
             before.number,
             was,
             (iteration.start_ns - before.start_ns) * 1e-9,
+            (before.end_ns - before.start_ns) * 1e-9,
             self._energy(uuids, before.start_ns, iteration.start_ns),
         )
         self._times[was].add(record.time_s)
@@ -80,6 +82,11 @@ class Ledger:
     def makespan_s(self, phase: str) -> float:
         """Mean time from the first computation's start to the last one's end."""
         return self._makespans[phase].mean
+
+    def usual_gap_s(self) -> float:
+        """From the pipeline's end to the next iteration's start, at full clock."""
+        baseline = self.sample("baseline")
+        return baseline.mean - self.makespan_s("baseline") if baseline is not None else 0.0
 
     def typical_time_s(self) -> float | None:
         """Iteration time at full clock, where known; else the last iteration's."""

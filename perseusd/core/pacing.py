@@ -153,6 +153,10 @@ class Pacer:
         self._schedule(rank, paced, following + 1, now_ns, timeline.end_s[position])
         return requests
 
+    def uncovered(self, rank: int) -> list[Request]:
+        """Work that no plan covers runs on this rank: full clock, until its next computation."""
+        return self._ask(rank, None)
+
     def due(self, now_ns: int) -> list[Request]:
         """Scheduled writes whose moment has come, the longest overdue first."""
         come = sorted(

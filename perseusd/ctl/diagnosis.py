@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from perseusd.ctl.findings import Finding, note, ok, problem
+from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
 from perseusd.ctl.output import number, safe
 from perseusd.ctl.status import duration
 
-RECENT_S: Final = 600.0
-"""A refusal longer ago is history: its sender has long been corrected or gone."""
+RECENT_S: Final = 60.0
+"""A refusal longer ago is history: its sender has been corrected or is gone."""
 
 _SICK_GPU_STATES: Final = frozenset({"lost", "stuck", "failed"})
 
@@ -20,6 +23,12 @@ _PROGRESS: Final = (
     "the order of its computations is not understood yet",
 )
 """Beginnings of a job's `why` that at first only ask for patience."""
+
+_ABSENCE: Final = ("waiting for", "has said hello", "has ended", "goodbye")
+"""Parts of a job's `why` that tell of a rank that is not there."""
+
+_UNNAMED: Final = re.compile(r"(^|:)pid-\d+$")
+"""The id of a job that neither a launcher nor PERSEUS_JOB named."""
 
 _CALL_THE_HOOKS: Final = (
     "see that these ranks run, call the hooks, and reach this node's daemon "
@@ -68,6 +77,7 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
         )
     for job in status["jobs"]:
         yield from _job(job, daemon)
+    yield from _torn_jobs(status["jobs"])
 
 
 def _daemon(daemon: Mapping[str, Any]) -> Iterator[Finding]:
@@ -132,8 +142,12 @@ def _refusals(refused: object) -> Iterator[Finding]:
 
 def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]:
     subject = f"job {safe(job.get('id'))}"
-    yield _ranks(subject, job)
-    yield _state(subject, job, observing=daemon.get("mode") == "observe")
+    ranks = _ranks(subject, job)
+    yield ranks
+    state = _state(subject, job, observing=daemon.get("mode") == "observe")
+    if ranks.verdict is Verdict.PROBLEM and _says_who_is_missing(job):
+        state = replace(state, verdict=Verdict.NOTE)  # one missing rank is one problem
+    yield state
     told = "host times" in safe(job.get("why"))
     if job.get("time_source") == "host" and not told and not daemon.get("emulated"):
         yield note(
@@ -143,18 +157,47 @@ def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]
         )
 
 
+def _says_who_is_missing(job: Mapping[str, Any]) -> bool:
+    why = safe(job.get("why"))
+    return any(part in why for part in _ABSENCE)
+
+
+def _torn_jobs(jobs: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Processes of one job that no launcher named are each taken for a job of their own."""
+    torn = Counter(
+        safe(job.get("id")).rpartition(":")[0]
+        for job in jobs
+        if _UNNAMED.search(safe(job.get("id"))) and _lacks_ranks(job)
+    )
+    for owner, count in sorted(torn.items()):
+        if count > 1:
+            yield note(
+                "jobs",
+                f"{count} jobs of {owner or 'one user'} are a process each and lack ranks: no "
+                "launcher was recognised that would say that they belong together",
+                "where the training is started, set PERSEUS_JOB to one name for all its processes, "
+                "and PERSEUS_RANK for each",
+            )
+
+
+def _lacks_ranks(job: Mapping[str, Any]) -> bool:
+    present, expected = job.get("ranks"), job.get("expected_ranks")
+    return isinstance(present, int) and isinstance(expected, int) and present < expected
+
+
 def _ranks(subject: str, job: Mapping[str, Any]) -> Finding:
     present, expected = job.get("ranks"), job.get("expected_ranks")
     missing = job.get("missing_ranks")
     seen = f"{number(present)} of {number(expected)} ranks have said hello"
     if isinstance(missing, list) and missing:
-        named = ", ".join(safe(rank) for rank in missing)
+        named = ", ".join(safe(stage) for stage in missing)
+        stages = "stage" if len(missing) == 1 else "stages"
         return problem(
             subject,
-            f"{seen}; missing: {named}. It stays at full clock until all are there",
+            f"{seen}; missing: {stages} {named}. It stays at full clock until all are there",
             _CALL_THE_HOOKS,
         )
-    if isinstance(present, int) and isinstance(expected, int) and present < expected:
+    if _lacks_ranks(job):
         return problem(subject, seen, _CALL_THE_HOOKS)
     if expected is None:
         return note(subject, f"{number(present)} ranks have said hello; of how many is not known")

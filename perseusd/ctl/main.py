@@ -14,7 +14,7 @@ from perseusd.ctl import doctor, status, straggler
 from perseusd.ctl.arguments import add_runtime_dir
 from perseusd.ctl.output import print_json
 from perseusd.errors import PerseusError
-from perseusd.exits import DONE, INTERRUPTED, exit_code
+from perseusd.exits import DONE, INTERRUPTED, Parser, exit_code
 
 _COMMANDS = {
     "status": (status, "what every GPU and job is doing, and what it saves"),
@@ -52,7 +52,7 @@ def _fail(error: PerseusError, *, as_json: bool) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="perseusctl", description="Ask a running perseusd.")
+    parser = Parser(prog="perseusctl", description="Ask a running perseusd.")
     parser.add_argument("--version", action="version", version=f"perseusctl {__version__}")
     parser.add_argument(
         "--runtime-dir",

@@ -32,7 +32,7 @@ def number(value: object, form: str = ".0f", unit: str = "") -> str:
 
 
 def percent(value: object) -> str:
-    return number(value, ".1%").replace("%", " %")
+    return number(value, "z.1%").replace("%", " %")
 
 
 def percent_with_interval(value: object, low: object, high: object) -> str:

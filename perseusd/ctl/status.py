@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -75,14 +75,23 @@ def _console() -> Console:
 
 def _watch(config: Config, interval_s: float) -> None:
     """Until interrupted; a daemon that goes away is waited for."""
-    with Live(console=_console(), auto_refresh=False) as live:
-        while True:
-            try:
-                shown = render(fetch(config))
-            except DaemonUnreachableError as error:
-                shown = Text(f"waiting: {safe(error)}", style="yellow")
+    console = _console()
+    if not console.is_terminal or console.is_dumb_terminal:  # nothing can be redrawn there
+        for shown in _frames(config, interval_s):
+            console.print(shown)  # and flushed
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for shown in _frames(config, interval_s):
             live.update(shown, refresh=True)
-            time.sleep(interval_s)
+
+
+def _frames(config: Config, interval_s: float) -> Iterator[RenderableType]:
+    while True:
+        try:
+            yield render(fetch(config))
+        except DaemonUnreachableError as error:
+            yield Text(f"waiting: {safe(error)}", style="yellow")
+        time.sleep(interval_s)
 
 
 def render(status: Status) -> RenderableType:

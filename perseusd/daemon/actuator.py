@@ -175,7 +175,9 @@ class Actuator:
             return []
         if self._latest.get(uuid) == result.request_id:
             self.requested[uuid] = None  # a lock that fails is followed by a reset over there
-        if clock_mhz is None:
+        if result.code is ResultCode.NOT_SENT:
+            self._unreset[uuid] = 0.0  # but this one was never heard of: an older lock may stand
+        elif clock_mhz is None:
             self._unreset[uuid] = time.monotonic() + RESET_RETRY_S
         what = "full clock" if clock_mhz is None else f"{clock_mhz} MHz"
         return [Failed(uuid, f"could not set {what} on {uuid}: {result.code.text}")]

@@ -118,6 +118,6 @@ def _state(view: GpuView) -> str:
 
 
 def _stragglers(job: Job) -> list[dict[str, Any]]:
-    if job.straggler_factor is None:
+    if job.straggler.factor is None:
         return []
-    return [{"replica": None, "factor": job.straggler_factor, "cause": "announced"}]
+    return [{"replica": None, "factor": job.straggler.factor, "cause": "announced"}]

@@ -19,9 +19,10 @@ from perseusd.emulation.coordinator import Straggler
 from perseusd.emulation.demo import DemoOptions, run_demo
 from perseusd.emulation.picture import percent_longer
 from perseusd.emulation.progress import Lines, Panels, Progress
-from perseusd.emulation.report import SCHEMA_VERSION, DemoReport
+from perseusd.emulation.report import SCHEMA_VERSION, DemoReport, Phase, job_title
 from perseusd.emulation.workloads import Workload, listing, load_profile_workload, load_workload
 from perseusd.errors import UsageError
+from perseusd.traces.profile import COLUMNS
 
 DEFAULT_WORKLOAD = "gpt3-175b"
 DEFAULT_SECONDS = 225.0
@@ -36,8 +37,19 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     add("--list", action="store_true", help="name the workloads and where their numbers come from")
     add("--workload", metavar="NAME", help=f"the emulated job (default {DEFAULT_WORKLOAD})")
     add("--gpu", metavar="NAME", help="the emulated GPU, where a workload is known on several")
-    add("--profile", metavar="FILE", type=Path, help="a job whose stages behave as measured there")
-    add("--blocking-power", metavar="W", type=float, help="with --profile: a waiting GPU's power")
+    add(
+        "--profile",
+        metavar="FILE",
+        type=Path,
+        help=f"a job whose stages behave as measured in this CSV: {','.join(COLUMNS)} (stage from "
+        "0, forward|backward, MHz, s, J); requires --blocking-power",
+    )
+    add(
+        "--blocking-power",
+        metavar="W",
+        type=float,
+        help="required with --profile: the power of a GPU that waits, in watts",
+    )
     add("--microbatches", metavar="M", type=int, help="in one iteration (default: --list)")
     add(
         "--straggler",
@@ -70,9 +82,11 @@ def main_demo(given: argparse.Namespace) -> int:
     options = demo_options(given)
     stream = sys.stderr if given.json else sys.stdout
     with _ending_on_sigterm():
-        report = run_demo(options, _progress(options.workload, stream))
+        report = run_demo(options, _progress(options, stream))
     if given.json:
         sys.stdout.write(json.dumps(report.to_json()) + "\n")
+        if (reason := _nothing_shown(report)) is not None:
+            sys.stderr.write(f"perseusd: {reason}\n")
     else:
         sys.stdout.write("\n".join(_summary(report, options)) + "\n")
     return 0 if report.saving is not None else 1
@@ -96,6 +110,7 @@ def demo_options(given: argparse.Namespace) -> DemoOptions:
         seed=given.seed,
         runtime_dir=given.runtime_dir,
         picture=given.picture or (None if given.json else DEFAULT_PICTURE),
+        profile=given.profile,
     )
 
 
@@ -127,12 +142,13 @@ def _workload(given: argparse.Namespace) -> Workload:
     return load_profile_workload(given.profile, given.gpu, given.blocking_power, given.microbatches)
 
 
-def _progress(workload: Workload, stream: TextIO) -> Progress:
-    console = Console(file=stream)
-    if not console.is_terminal:
+def _progress(options: DemoOptions, stream: TextIO) -> Progress:
+    console, workload = Console(file=stream), options.workload
+    if not console.is_terminal or console.is_dumb_terminal:  # neither can redraw a panel
         return Lines(stream)
     full_w = max(c.energy_j[-1] / c.time_s[-1] for c in workload.curves.values())
-    title = f"{workload.name} on {workload.stages} × {workload.gpu}"
+    profile = None if options.profile is None else options.profile.name
+    title = job_title(workload.name, workload.gpu, workload.stages, profile)
     return Panels(console, title, full_w)
 
 
@@ -180,16 +196,14 @@ def _row(workload: Workload) -> dict[str, Any]:
 
 
 def _summary(report: DemoReport, options: DemoOptions) -> Iterator[str]:
-    yield (
-        f"{report.workload} on {report.stages} emulated {report.gpu} GPUs, "
-        f"{report.microbatches} microbatches"
-    )
+    yield report.title
     yield ""
-    yield "state      iterations    mean time    mean energy"
+    width = max(10, *(len(_row_label(phase)) for phase in report.phases), 0)
+    yield f"{'state':<{width}} iterations    mean time    mean energy"
     for phase in report.phases:
         yield (
-            f"{phase.state:<10} {phase.iterations:>10}  {phase.iteration_time_s:>9.3f} s  "
-            f"{phase.energy_j:>10.0f} J"
+            f"{_row_label(phase):<{width}} {phase.iterations:>10}  "
+            f"{phase.iteration_time_s:>9.3f} s  {phase.energy_j:>10.0f} J"
         )
     yield ""
     yield from _verdict(report)
@@ -197,12 +211,30 @@ def _summary(report: DemoReport, options: DemoOptions) -> Iterator[str]:
         yield f"Picture: {options.picture}"
 
 
-def _verdict(report: DemoReport) -> Iterator[str]:
-    if report.saving is None or report.slowdown is None:
-        yield (
-            "The job was never held at lowered clocks in this time, so nothing was saved; "
-            "give it longer with --seconds."
+def _row_label(phase: Phase) -> str:
+    return f"{phase.state} (straggler)" if phase.straggler else phase.state
+
+
+def _nothing_shown(report: DemoReport) -> str | None:
+    """Why no saving is reported; None where one is."""
+    if report.saving is not None and report.slowdown is not None:
+        return None
+    if any(phase.state == "hold" for phase in report.phases):
+        return (
+            "A straggler was announced all the while the job was measured or held, so there is "
+            "nothing to compare; end it (perseusctl straggler end), or give it longer with "
+            "--seconds."
         )
+    return (
+        "The job was never held at lowered clocks in this time, so nothing was saved; "
+        "give it longer with --seconds."
+    )
+
+
+def _verdict(report: DemoReport) -> Iterator[str]:
+    if (reason := _nothing_shown(report)) is not None:
+        yield reason
+    if report.saving is None or report.slowdown is None:
         return
     yield (
         f"Saved {_percent(report.saving)} of the GPUs' energy by their own (emulated) counters; "
@@ -237,4 +269,4 @@ def _after(iterations: int | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:z.1f} %"

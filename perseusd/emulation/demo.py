@@ -40,7 +40,11 @@ _POWER_ITERATIONS = 1
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """One demo. runtime_dir: None takes a temporary one. picture: None draws none."""
+    """One demo.
+
+    runtime_dir: None takes a temporary one. picture: None draws none.
+    profile: the file that the workload was read from; None for a named one.
+    """
 
     workload: Workload
     microbatches: int
@@ -50,6 +54,7 @@ class DemoOptions:
     seed: int = 0
     runtime_dir: Path | None = None
     picture: Path | None = None
+    profile: Path | None = None
 
 
 def run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
@@ -58,6 +63,8 @@ def run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
     Raises PerseusError where the daemon or the job fails, UsageError where the options do.
     """
     workload = options.workload
+    if options.picture is not None:
+        _check_picture(options.picture)
     with _runtime_dir(options.runtime_dir) as runtime_dir:
         spec = replace(SPECS[workload.gpu], blocking_power_w=workload.blocking_power_w)
         with contextlib.closing(
@@ -83,14 +90,24 @@ def _reported(options: DemoOptions, watch: _Watch, job: EmulatedJob) -> DemoRepo
         options.microbatches,
         workload.blocking_power_w,
         options.straggler,
+        None if options.profile is None else str(options.profile),
     )
     bounds = bounds_of(workload, options.microbatches, watch.plan)
-    found = report(setting, records, watch.states, bounds)
+    found = report(setting, records, watch.states, bounds, watch.announced)
     if options.picture is not None:
-        drawn = picture(found, workload, records, watch.states)
+        usual = [r for r in records if r.iteration not in watch.announced]
+        drawn = picture(found, workload, usual, watch.states)
         if drawn is not None:
-            options.picture.write_text(drawn, encoding="utf-8")
+            _write_picture(options.picture, drawn)
     return found
+
+
+def _write_picture(path: Path, drawn: str) -> None:
+    """What was measured is worth more than its picture: a disk that is full now ends nothing."""
+    try:
+        path.write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        logger.warning("the picture %s could not be written: %s", path, error.strerror)
 
 
 def bounds_of(workload: Workload, microbatches: int, plan: Plan | None) -> Bounds:
@@ -124,8 +141,12 @@ class _Watch:
         self._start_s = time.monotonic()
         self._heard_s = self._start_s
         self._status: Mapping[str, Any] = {}
+        self._listed_since: int | None = None
         self.states: States = ()
         self.plan: Plan | None = None
+        self.announced: set[int] = set()
+        """Iterations with a straggler in the daemon's status, whoever announced it, each with the
+        next one, whose clocks may still follow it."""
 
     def run(self, progress: Progress) -> None:
         while not self._finished():
@@ -141,7 +162,9 @@ class _Watch:
         calm = [
             r.iteration
             for r in self._job.iterations()
-            if not r.straggling and state_of(r.iteration, self.states) == "hold"
+            if not r.straggling
+            and r.iteration not in self.announced
+            and state_of(r.iteration, self.states) == "hold"
         ]
         straggler = self._options.straggler
         if straggler is not None and (not calm or max(calm) < straggler.end + _AFTER_STRAGGLER):
@@ -149,6 +172,7 @@ class _Watch:
         return len(calm) >= _ENOUGH_HOLD_ITERATIONS
 
     def _ask(self) -> None:
+        running = self._running()
         try:
             status = self._daemon.status()
         except DaemonUnreachableError:
@@ -160,14 +184,29 @@ class _Watch:
         states = self._status.get("states") or ()
         if states:
             self.states = tuple((s["state"], s["since_iteration"]) for s in states)
+        self._note_stragglers(running)
         plan = self._status.get("plan")
         records = self._job.iterations()
         if (
             plan
             and self._status.get("state") == "hold"
+            and running not in self.announced
             and not (records and records[-1].straggling)
         ):
             self.plan = Plan(tuple(tuple(clocks) for clocks in plan["clocks"]))
+
+    def _running(self) -> int:
+        """The iteration that runs now."""
+        records = self._job.iterations()
+        return records[-1].iteration + 1 if records else 0
+
+    def _note_stragglers(self, running: int) -> None:
+        if not self._status.get("stragglers"):
+            self._listed_since = None
+            return
+        since = running if self._listed_since is None else self._listed_since
+        self.announced.update(range(since, running + 2))
+        self._listed_since = running
 
     def _snapshot(self) -> Snapshot:
         records = self._job.iterations()
@@ -186,7 +225,7 @@ class _Watch:
             power_w=power_w,
             saving=self._status.get("saving"),
             slowdown=self._status.get("slowdown"),
-            straggling=last.straggling if last else False,
+            straggling=bool(self._status.get("stragglers") or (last and last.straggling)),
             why=self._status.get("why"),
             stages=[
                 StageReading(gpu.clock_mhz(), gpu.locked_mhz(), gpu.power_w())
@@ -226,12 +265,39 @@ def _runtime_dir(given: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="perseusd-demo-") as folder:
             yield Path(folder)
         return
-    if (given / NODE_FILE).exists():
+    try:
+        given.mkdir(parents=True, exist_ok=True)
+        in_use = (given / NODE_FILE).exists()
+        _try_writing(given)
+    except OSError as error:
+        raise UsageError(
+            f"--runtime-dir {given}: cannot be made or written ({error.strerror}): give a "
+            "directory that this user may write, or none for a temporary one"
+        ) from None
+    if in_use:
         raise UsageError(
             f"{given} has simulated GPUs already, perhaps in use: give the demo a new directory"
         )
-    given.mkdir(parents=True, exist_ok=True)
     yield given
+
+
+def _check_picture(path: Path) -> None:
+    """Before the minutes that the demo takes, not after them."""
+    try:
+        if path.exists():
+            with path.open("ab"):
+                return
+        _try_writing(path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"--picture {path}: cannot be written ({error.strerror}): give a file in a directory "
+            "that exists and that this user may write"
+        ) from None
+
+
+def _try_writing(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _check_unlocked(node: SimulatedNode) -> None:

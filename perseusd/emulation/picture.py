@@ -24,7 +24,7 @@ def picture(
         ("hold", "After: clocks planned by perseusd while the job trained"),
     ):
         record = typical(state, records, states)
-        phase = next((p for p in report.phases if p.state == state), None)
+        phase = next((p for p in report.phases if (p.state, p.straggler) == (state, False)), None)
         if record is not None and phase is not None:
             energy = f"{_thousands(phase.energy_j)} J and {phase.iteration_time_s:.3f} s"
             title = f"{words}. On average {energy} per iteration"
@@ -77,17 +77,16 @@ def _headings(report: DemoReport) -> tuple[str, str]:
     if report.saving is None or report.slowdown is None:
         heading = "No plan was in force long enough to measure a saving"
     else:
-        heading = f"{report.saving:.1%} less energy, {percent_longer(report.slowdown)} iterations"
+        heading = f"{report.saving:z.1%} less energy, {percent_longer(report.slowdown)} iterations"
     return heading.replace("%", " %"), (
-        f"{report.workload} on {report.stages} emulated {report.gpu} GPUs, "
-        f"{report.microbatches} microbatches, 1F1B. Drawn are iterations of median length, as "
+        f"{report.title}, 1F1B. Drawn are iterations of median length, as "
         "they ran; averages by the GPUs' counters"
     )
 
 
 def percent_longer(slowdown: float) -> str:
     """`0.12% longer`, or shorter."""
-    return f"{abs(slowdown):.2%} {'longer' if slowdown >= 0 else 'shorter'}"
+    return f"{abs(slowdown):.2%} {'longer' if round(slowdown, 4) >= 0 else 'shorter'}"
 
 
 def _thousands(value: float) -> str:

@@ -121,9 +121,9 @@ def _facts(snapshot: Snapshot) -> list[tuple[str, str]]:
     if snapshot.power_w is not None:
         facts.append(("power", f"{snapshot.power_w:.0f} W"))
     if snapshot.saving is not None:
-        facts.append(("saving", f"{100 * snapshot.saving:.1f} %"))
+        facts.append(("saving", f"{100 * snapshot.saving:z.1f} %"))
     if snapshot.slowdown is not None:
-        facts.append(("slowdown", f"{100 * snapshot.slowdown:.2f} %"))
+        facts.append(("slowdown", f"{100 * snapshot.slowdown:z.2f} %"))
     if snapshot.straggling:
         facts.append(("straggler", "another replica is slower"))
     return facts

@@ -5,15 +5,16 @@ held the job when it began. Iteration 0 starts the job up and is left out of eve
 
 A straggler's *episode* runs from its onset until the clocks are back after its end. Baseline, hold
 and learning means leave episodes out; the episode has a saving of its own, against full clock and
-then blocking power until the same iteration ends.
+then blocking power until the same iteration ends. Those means leave out, too, the iterations during
+which the daemon was told of a straggler by somebody else: the job keeps another deadline then.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from perseusd.emulation.coordinator import Straggler
@@ -29,12 +30,16 @@ States = Sequence[tuple[str, int]]
 
 @dataclass(frozen=True)
 class Phase:
-    """Consecutive iterations in one state; means per iteration, over all GPUs."""
+    """Consecutive iterations in one state; means per iteration, over all GPUs.
+
+    straggler: whether the daemon took a replica to be slower meanwhile.
+    """
 
     state: str
     iterations: int
     iteration_time_s: float
     energy_j: float
+    straggler: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Setting:
-    """What was run."""
+    """What was run. profile: the file that the workload was read from, if any."""
 
     workload: str
     gpu: str
@@ -65,6 +70,7 @@ class Setting:
     microbatches: int
     blocking_power_w: float
     straggler: Straggler | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,13 @@ class DemoReport:
     learning_iterations: int | None
     learning_slowdown: float | None
     straggler: StragglerReport | None
+    profile: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What ran on what, in words."""
+        job = job_title(self.workload, self.gpu, self.stages, self.profile)
+        return f"{job}, {self.microbatches} microbatches"
 
     def to_json(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, "emulated": True, **_rounded(asdict(self))}
@@ -98,19 +111,34 @@ class _Iteration:
     energy_j: float
     clock_writes: int
     in_episode: bool
+    announced: bool
 
     @property
     def time_s(self) -> float:
         return self.record.time_s
 
+    @property
+    def calm(self) -> bool:
+        return not (self.in_episode or self.announced)
+
 
 def report(
-    setting: Setting, records: Sequence[IterationRecord], states: States, bounds: Bounds | None
+    setting: Setting,
+    records: Sequence[IterationRecord],
+    states: States,
+    bounds: Bounds | None,
+    announced: Collection[int] = (),
 ) -> DemoReport:
-    """records: consecutive, from iteration 0 on."""
+    """records: consecutive, from iteration 0 on.
+
+    announced: iterations during which the daemon was told of a straggler, by whomever.
+    """
     recovered = _recovered(setting.straggler, records)
-    iterations = tuple(_iterations(records, states, setting.straggler, recovered))
-    calm = [i for i in iterations if not i.in_episode]
+    iterations = tuple(
+        replace(i, announced=i.record.iteration in announced)
+        for i in _iterations(records, states, setting.straggler, recovered)
+    )
+    calm = [i for i in iterations if i.calm]
     baseline = _mean("baseline", [i for i in calm if i.state == "baseline"])
     hold = _mean("hold", [i for i in calm if i.state == "hold"])
     learn = _mean("learn", [i for i in calm if i.state == "learn"])
@@ -128,7 +156,15 @@ def report(
         learning_iterations=next((since for state, since in states if state == "hold"), None),
         learning_slowdown=_slowdown(learn, baseline),
         straggler=_straggler(setting, iterations, recovered, baseline),
+        profile=setting.profile,
     )
+
+
+def job_title(workload: str, gpu: str, stages: int, profile: str | None) -> str:
+    """A profile's own GPU is not known: only the clocks of the emulated one are named."""
+    if profile is None:
+        return f"{workload} on {stages} emulated {gpu} GPUs"
+    return f"{profile} (measured profile) on {stages} emulated GPUs with the clocks of {gpu}"
 
 
 def state_of(iteration: int, states: States) -> str:
@@ -157,12 +193,13 @@ def _iterations(
             record.total_energy_j - before.total_energy_j,
             sum(record.clock_writes) - sum(before.clock_writes),
             in_episode,
+            announced=False,
         )
 
 
 def _phases(iterations: Iterable[_Iteration]) -> tuple[Phase, ...]:
-    """A straggler's episode makes a phase of its own, whatever the state."""
-    groups = itertools.groupby(iterations, key=lambda i: (i.state, i.in_episode))
+    """Iterations with a straggler make a phase of their own, whatever the state."""
+    groups = itertools.groupby(iterations, key=lambda i: (i.state, i.calm))
     found = (_mean(state, list(group)) for (state, _), group in groups)
     return tuple(phase for phase in found if phase is not None)
 
@@ -175,6 +212,7 @@ def _mean(state: str, iterations: Sequence[_Iteration]) -> Phase | None:
         len(iterations),
         statistics.fmean(i.time_s for i in iterations),
         statistics.fmean(i.energy_j for i in iterations),
+        not iterations[0].calm,
     )
 
 

@@ -247,7 +247,7 @@ def _fitting_microbatches(curves: Mapping[tuple[int, str], WorkCurve], stages: i
 
 
 def _unknown(what: str, value: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"unknown {what} {value!r}{hint}: known are {', '.join(known)}"
 

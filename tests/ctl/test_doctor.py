@@ -57,7 +57,7 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
         (change("gpus", state="failed", error="is lost"), "is failed: is lost", "dmesg"),
         (
             change("jobs", state="baseline", ranks=7, expected_ranks=8, missing_ranks=[3]),
-            "7 of 8 ranks have said hello; missing: 3",
+            "7 of 8 ranks have said hello; missing: stage 3",
             "call the hooks",
         ),
         (change("jobs", state="baseline", ranks=7, expected_ranks=8), "7 of 8", "call the hooks"),
@@ -115,6 +115,10 @@ def test_a_problem_is_named_with_its_fix(
             change("daemon", refused=[{"reason": "x", "count": 1, "last_s_ago": 7200}]),
             "last 2 h 0 min ago",
         ),
+        (
+            change("daemon", refused=[{"reason": "x", "count": 1, "last_s_ago": 61}]),
+            "last 1 min 1 s ago",
+        ),
     ],
 )
 def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) -> None:
@@ -123,6 +127,47 @@ def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) 
     findings = list(diagnose(status))
     assert not [found for found in findings if found.verdict is Verdict.PROBLEM]
     assert any(text in found.text for found in findings if found.verdict is Verdict.NOTE)
+
+
+def waiting(status: dict[str, Any], name: str) -> dict[str, Any]:
+    why = "waiting for the ranks of stages 2: no process has said hello for them"
+    some = {"id": name, "state": "baseline", "why": why, "missing_ranks": [2]}
+    return status["jobs"][0] | some | {"ranks": 2, "expected_ranks": 3}
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("baseline", "waiting for the ranks of stages 2: no process has said hello for them"),
+        ("baseline", "waiting for 1 of 3 ranks"),
+        ("release", "rank 2 has ended"),
+    ],
+)
+def test_a_missing_rank_is_one_problem(status, state: str, why: str) -> None:
+    """That the job waits for it is a consequence; another reason counts by itself."""
+    status["jobs"] = [waiting(status, "root:a") | {"state": state, "why": why}]
+    found = [f for f in diagnose(status) if f.verdict is Verdict.PROBLEM]
+    assert [f.text.startswith("2 of 3 ranks") for f in found] == [True]
+    status["jobs"][0]["why"] = "rank 1: forward 2 came at position 5"
+    assert len([f for f in diagnose(status) if f.verdict is Verdict.PROBLEM]) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "hinted"),
+    [
+        (["root:pid-17", "root:pid-18", "root:pid-19"], True),
+        (["root:pid-17", "me:pid-18"], False),
+        (["root:pid-17"], False),
+        (["root:a", "root:b"], False),
+    ],
+)
+def test_a_job_torn_into_processes_is_told_how_to_join(
+    status, names: list[str], hinted: bool
+) -> None:
+    """Several incomplete jobs of one user, named by process id: no launcher was recognised."""
+    status["jobs"] = [waiting(status, name) for name in names]
+    fixes = [found.fix for found in diagnose(status) if found.fix]
+    assert any("PERSEUS_JOB" in fix and "PERSEUS_RANK" in fix for fix in fixes) == hinted
 
 
 def test_no_daemon(tmp_path: Path, capsys) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from perseusd.ctl import status as status_module
 from perseusd.ctl.main import main
@@ -144,6 +146,29 @@ def test_watching_goes_on_without_a_daemon(
     assert threading.active_count() < 20
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_watching_shows_every_frame(
+    stand_in, status, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    """Into a pipe each frame is written when it is known, not when all are over."""
+    monkeypatch.setenv("TERM", "xterm")
+    words = io.StringIO()
+    console = Console(file=words, force_terminal=terminal, width=140)
+    monkeypatch.setattr(status_module, "_console", lambda: console)
+    seen: list[int] = []
+
+    def sleep(_: float) -> None:
+        seen.append(words.getvalue().count("perseusd 0.1.0"))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    stand_in.answers(status)
+    assert main(["status", "--watch"]) == 0
+    assert terminal or seen == [0, 1, 2] or seen == [1, 2, 3]
+    assert "perseusd 0.1.0" in words.getvalue()
+
+
 @pytest.mark.parametrize(
     ("uuids", "shown"),
     [
@@ -175,6 +200,17 @@ def test_usage_errors_exit_2(capsys) -> None:
         assert caught.value.code == 2
     assert main(["status", "--interval", "0"]) == 2
     assert re.search("0.1 to 3600", capsys.readouterr().err)
+
+
+def test_usage_errors_with_json_are_one_object_too(capsys) -> None:
+    """Wrong options, a missing one, an unknown command."""
+    missing = ["straggler", "announce", "--job", "a", "--json"]
+    for words in (["status", "--json", "--watch"], missing, ["stauts", "--json"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["schema_version"], answer["exit_code"]) == (1, 2)
 
 
 def test_a_runtime_directory_that_is_too_long_is_a_configuration_error(capsys) -> None:

@@ -34,6 +34,7 @@ class StandIn:
 
     made: StandIn | None = None
     fails = ""
+    listed_s = (0.0, 0.0)
 
     def __init__(self, runtime_dir: Path, gpus: int) -> None:
         self.requests: list[Mapping[str, Any]] = []
@@ -72,6 +73,9 @@ class StandIn:
         states.append({"state": "hold", "since_iteration": 6})
         clocks = [[LOWERED_MHZ] * 8] * 3
         job = {"id": "someone:demo", "state": "hold", "states": states, "plan": {"clocks": clocks}}
+        since_s, until_s = self.listed_s
+        if since_s <= time.monotonic() - self._start_s < until_s:
+            job["stragglers"] = [{"replica": None, "factor": 1.3, "cause": "announced"}]
         return {"jobs": [{"id": "another"}, job]}
 
 
@@ -121,6 +125,48 @@ def test_a_straggler_is_announced_and_its_end_too(
     assert found.straggler is not None
     assert found.straggler.onset_iteration == 3
     assert "straggler" in words
+
+
+def test_somebody_else_s_straggler_is_left_out(
+    small: Workload, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Iterations during which the daemon lists a straggler are a row of their own, and no more."""
+    monkeypatch.setattr(stand_in, "listed_s", (3.5, 4.2))
+    found, words = run(small, seconds=7.0)
+    labels = [(p.state, p.straggler) for p in found.phases]
+    assert labels == [("baseline", False), ("hold", False), ("hold", True), ("hold", False)]
+    assert found.straggler is None
+    assert found.saving is not None
+    assert "straggler" in words
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "named"),
+    [
+        ("picture", Path("/nonexistent/x.svg"), "--picture /nonexistent/x.svg"),
+        ("picture", Path("/proc"), "--picture /proc"),
+        ("runtime_dir", Path("/proc/perseus"), "--runtime-dir /proc/perseus"),
+        ("runtime_dir", Path("/dev/null/x"), "--runtime-dir /dev/null/x"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_at_once(
+    small: Workload, option: str, path: Path, named: str
+) -> None:
+    """A usage error with path and fix, before anything is started."""
+    StandIn.made = None
+    with pytest.raises(UsageError, match=f"{named}: cannot .*: give a"):
+        run(small, **{option: path})
+    assert StandIn.made is None
+
+
+def test_checking_the_picture_s_place_leaves_nothing(tmp_path: Path) -> None:
+    """A picture that is there is not touched, and none is made before it is drawn."""
+    there = tmp_path / "there.svg"
+    there.write_text("as it was")
+    demo._check_picture(there)
+    demo._check_picture(tmp_path / "new.svg")
+    assert [p.name for p in tmp_path.iterdir()] == ["there.svg"]
+    assert there.read_text() == "as it was"
 
 
 @pytest.mark.parametrize(
@@ -187,8 +233,9 @@ def test_bounds_agree_with_the_plan_s_freedom(small: Workload) -> None:
     assert 0 < free.saving < 1
 
 
-def test_the_panel_names_what_matters() -> None:
+def test_the_panel_names_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal: state, power, saving, each stage's clock, and the word "emulated"."""
+    monkeypatch.setenv("TERM", "xterm-256color")
     words = io.StringIO()
     console = Console(file=words, force_terminal=True, width=100)
     with Panels(console, "small on 2 × a100-sxm", 400.0) as panels:

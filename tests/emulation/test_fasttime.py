@@ -6,7 +6,7 @@ The planner stops by a clock that counts how often it is read, so every machine 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 import pytest
@@ -17,6 +17,7 @@ from perseusd.core.settings import Settings
 from perseusd.emulation.coordinator import SYNCHRONISATION_NS, Straggler
 from perseusd.emulation.fasttime import Conditions, FastIteration, FastTime
 from perseusd.emulation.workloads import Workload, load_workload
+from perseusd.gpus.physics import WorkCurve
 
 READING_S = 0.3
 """What the planner's clock advances by at each look: about half a second's work on one core."""
@@ -113,3 +114,61 @@ def test_the_same_seed_gives_the_same_run(gpt3: Workload) -> None:
     )
     assert first == second
     assert first != other
+
+
+def scaled(run: FastTime, factor: float) -> None:
+    """From now on every computation takes `factor` times as long."""
+    for rank in run.ranks:
+        for name, curve in rank.gpu.curves.items():
+            times = tuple(t * factor for t in curve.time_s)
+            rank.gpu.curves[name] = WorkCurve(times, tuple(e * factor for e in curve.energy_j))
+
+
+def changed_at(run: FastTime, iteration: int, change: Callable[[], None]) -> None:
+    begin = run._begin
+
+    def begun(now: int) -> None:
+        if run.iteration + 1 == iteration:
+            change()
+        begin(now)
+
+    run._begin = begun  # type: ignore[method-assign]  # a disturbance, from outside
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.3])
+def test_a_job_that_changes_is_learned_anew(gpt3: Workload, factor: float) -> None:
+    """Another sequence length in hold: let go within a few iterations, then learned again, and what
+    is held then is again within the budget of what full clock takes now."""
+    run = FastTime(gpt3, planned, Conditions(noise=0.01, seed=0), microbatches=6)
+    changed_at(run, 30, lambda: scaled(run, factor))
+    done = run.run(90)
+    states = [state.value for state, _ in run.job.states]
+    assert states == ["baseline", "learn", "hold", "release", "baseline", "learn", "hold"]
+    baseline = [i for i in done[30:] if i.state == "baseline"]
+    hold = [i for i in done[60:] if i.state == "hold"]
+    assert slowdown(hold, baseline) <= 0.006
+    assert saving(hold, baseline) >= 0.10
+    slow = [i for i in done[30:] if i.time_s > 1.02 * mean(b.time_s for b in baseline)]
+    assert len(slow) <= 6
+
+
+def test_a_straggler_that_is_none_is_not_believed(gpt3: Workload) -> None:
+    """Announced 1.3 and nobody is slow: after some iterations that were never waited for, the job
+    takes its usual time again."""
+    run = FastTime(gpt3, planned, Conditions(noise=0.01, seed=0), microbatches=6)
+    changed_at(run, 25, lambda: run._act(0, run.controller.announce_straggler(run.job.name, 1.3)))
+    done = run.run(60)
+    usual = mean(i.time_s for i in done[1:6])
+    assert max(i.time_s for i in done[26:40]) > 1.2 * usual  # it was believed at first
+    assert mean(i.time_s for i in done[50:]) <= 1.006 * usual
+    assert run.job.straggler.factor is None
+
+
+def test_iterations_too_short_for_clock_writes_are_left_alone(gpt3: Workload) -> None:
+    """40 times shorter: no clock is ever lowered, and the reason is told."""
+    run = FastTime(gpt3, planned, Conditions(noise=0.01, seed=0), microbatches=6)
+    scaled(run, 1 / 40)
+    run.lag_ns //= 40
+    done = run.run(60)
+    assert sum(i.writes for i in done) == 0
+    assert "too short" in run.job.reason

@@ -88,6 +88,19 @@ def test_a_straggler_s_episode_is_reported_apart(recorder: Recorder) -> None:
     ]
 
 
+def test_an_announced_straggler_is_left_out(recorder: Recorder) -> None:
+    """Somebody else's announcement: a row of its own, the means without it, no report on it."""
+    calm(recorder)  # 18 iterations
+    recorder.add(4, 2.5, 700.0, clock_mhz=1065)
+    recorder.add(5, 2.01, 880.0, clock_mhz=1230, writes=4)
+    found = report(SETTING, recorder.records, STATES, BOUNDS, announced=range(18, 22))
+    phases = [(p.state, p.iterations, p.straggler) for p in found.phases[2:]]
+    assert phases == [("hold", 10, False), ("hold", 4, True), ("hold", 5, False)]
+    assert found.saving == pytest.approx(0.12)
+    assert found.slowdown == pytest.approx(0.005)
+    assert found.straggler is None
+
+
 def test_a_straggler_that_nothing_follows(recorder: Recorder) -> None:
     """Clocks that stay as they are are no reaction, however long the straggler lasts."""
     calm(recorder)
@@ -138,9 +151,11 @@ def test_json_has_the_contract_s_keys(recorder: Recorder) -> None:
         "learning_iterations",
         "learning_slowdown",
         "straggler",
+        "profile",
     }
     assert (found["schema_version"], found["emulated"]) == (1, True)
-    assert set(found["phases"][0]) == {"state", "iterations", "iteration_time_s", "energy_j"}
+    phase = {"state", "iterations", "iteration_time_s", "energy_j", "straggler"}
+    assert set(found["phases"][0]) == phase
     assert set(found["straggler"]) == {
         "onset_iteration",
         "reacted_after_iterations",
