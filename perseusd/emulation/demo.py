@@ -7,6 +7,7 @@ their hooks and sockets. What is emulated is the GPUs, and how long work takes o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import tempfile
 import time
@@ -94,6 +95,9 @@ def _reported(options: DemoOptions, watch: _Watch, job: EmulatedJob) -> DemoRepo
     )
     bounds = bounds_of(workload, options.microbatches, watch.plan)
     found = report(setting, records, watch.states, bounds, watch.announced)
+    if found.slowdown is not None:
+        as_run = bounds_of(workload, options.microbatches, None, max(0.0, found.slowdown))
+        found = dataclasses.replace(found, bound_saving_as_run=as_run.saving)
     if options.picture is not None:
         usual = [r for r in records if r.iteration not in watch.announced]
         drawn = picture(found, workload, usual, watch.states)
@@ -110,8 +114,12 @@ def _write_picture(path: Path, drawn: str) -> None:
         logger.warning("the picture %s could not be written: %s", path, error.strerror)
 
 
-def bounds_of(workload: Workload, microbatches: int, plan: Plan | None) -> Bounds:
+def bounds_of(
+    workload: Workload, microbatches: int, plan: Plan | None, slowdown: float = 0.0
+) -> Bounds:
     """What could be saved on the true curves in the time that full clocks take, without noise.
+
+    slowdown: in so much more than that time.
 
     plan: the one whose clock changes bound `saving_writes`; None leaves that out.
     """
@@ -119,9 +127,10 @@ def bounds_of(workload: Workload, microbatches: int, plan: Plan | None) -> Bound
         pipeline=workload.pipeline(microbatches),
         curves=workload.problem_curves(),
         blocking_power_w=(workload.blocking_power_w,) * workload.stages,
+        deadline_ratio=1 + slowdown,
     )
     full = Plan(tuple((None,) * len(order) for order in problem.pipeline.orders))
-    full_j = evaluate(problem, full).energy_j
+    full_j = evaluate(dataclasses.replace(problem, deadline_ratio=1.0), full).energy_j
     return Bounds(
         saving=1 - lower_bound(problem) / full_j,
         saving_writes=None if plan is None else 1 - lower_bound(problem, plan) / full_j,

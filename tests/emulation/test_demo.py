@@ -106,6 +106,8 @@ def test_a_demo_from_beginning_to_end(small: Workload, tmp_path: Path) -> None:
     assert found.bound_saving is not None
     assert found.bound_saving_writes is not None
     assert 0 <= found.bound_saving_writes <= found.bound_saving
+    assert found.bound_saving_as_run is not None
+    assert found.bound_saving <= found.bound_saving_as_run
     assert "emulated" in picture.read_text()
     assert words.startswith("[emulated]")
     assert "state hold" in words
