@@ -21,15 +21,12 @@ from perseusd.clock.protocol import (
     Reply,
     Request,
     Reset,
-    ResetAll,
     ResultCode,
     WriteResult,
     decode_reply,
     encode,
 )
 from perseusd.errors import DaemonUnreachableError, ProtocolError
-
-_ALL_GPUS = 0xFFFF  # in the result of a reset of all that was not sent
 
 
 class ClockClient:
@@ -75,12 +72,6 @@ class ClockClient:
         """Ask to undo a lock."""
         number = next(self._numbers)
         self._ask(Reset(number, gpu_index), gpu_index, UNLOCKED)
-        return number
-
-    def reset_all(self) -> int:
-        """Ask to undo every lock; one result per GPU, all with this number."""
-        number = next(self._numbers)
-        self._ask(ResetAll(number), _ALL_GPUS, UNLOCKED)
         return number
 
     def heartbeat(self) -> None:

@@ -72,12 +72,6 @@ class Reset(NamedTuple):
     gpu_index: int
 
 
-class ResetAll(NamedTuple):
-    """Answered with one result per GPU."""
-
-    request_id: int
-
-
 class Heartbeat(NamedTuple):
     """The daemon's loop is alive. Without it no lock stays for long."""
 
@@ -123,14 +117,13 @@ class HeartbeatLost(NamedTuple):
     """No heartbeat came in time: every clock is put back, and locks wait for the next one."""
 
 
-Request: TypeAlias = Lock | Reset | ResetAll | Heartbeat | Close
+Request: TypeAlias = Lock | Reset | Heartbeat | Close
 Reply: TypeAlias = Hello | GpuName | WriteResult | HeartbeatLost
 
 _MAX_UUID = 96
 _LAYOUTS: dict[Callable[..., Request | Reply], tuple[int, struct.Struct]] = {
     Lock: (1, struct.Struct("!BIHH")),
     Reset: (2, struct.Struct("!BIH")),
-    ResetAll: (3, struct.Struct("!BI")),
     Heartbeat: (4, struct.Struct("!B")),
     Close: (5, struct.Struct("!B")),
     Hello: (65, struct.Struct("!BHH")),
@@ -156,7 +149,7 @@ def encode(message: Request | Reply) -> bytes:
 def decode_request(packet: bytes) -> Request:
     """What the daemon said; ProtocolError for anything that is not exactly a request."""
     message = _decode(packet)
-    if not isinstance(message, Lock | Reset | ResetAll | Heartbeat | Close):
+    if not isinstance(message, Lock | Reset | Heartbeat | Close):
         raise ProtocolError(f"clock protocol: {message} is a reply, not a request")
     return message
 

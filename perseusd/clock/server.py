@@ -29,7 +29,6 @@ from perseusd.clock.protocol import (
     Reply,
     Request,
     Reset,
-    ResetAll,
     ResultCode,
     WriteResult,
 )
@@ -206,9 +205,6 @@ class ClockServer:
                 self._take_lock(gpu_index, Ask(connection.number, request_id, clock_mhz))
             case Reset(request_id, gpu_index):
                 self._desks.ask(gpu_index, Ask(connection.number, request_id, UNLOCKED))
-            case ResetAll(request_id):
-                for gpu_index in self._desks.uuids():
-                    self._desks.ask(gpu_index, Ask(connection.number, request_id, UNLOCKED))
 
     def _take_lock(self, gpu_index: int, ask: Ask) -> None:
         if ask.clock_mhz == UNLOCKED:

@@ -117,11 +117,6 @@ class RankTrack:
         """Computations of the present iteration that have ended."""
         return len(self._spans)
 
-    @property
-    def sightings(self) -> int:
-        """Equal iterations seen in a row while the order is not understood yet."""
-        return self._repeats
-
     def start(self, event: StageStart) -> list[Progress]:
         if event.instruction == "other":
             return []

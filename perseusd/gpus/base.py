@@ -37,14 +37,6 @@ class GpuInfo:
     emulated: bool
 
 
-@dataclass(frozen=True)
-class EnergyReading:
-    """The total-energy counter: joules since the driver was loaded, updated every 20–100 ms."""
-
-    time_ns: int
-    energy_j: float
-
-
 class GpuLostError(GpuError):
     """The GPU fell off the bus or needs a reset."""
 

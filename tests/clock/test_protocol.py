@@ -17,7 +17,6 @@ from perseusd.clock.protocol import (
     Reply,
     Request,
     Reset,
-    ResetAll,
     ResultCode,
     WriteResult,
     decode_reply,
@@ -34,7 +33,6 @@ uuids = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=96)
 requests = st.one_of(
     st.builds(Lock, ids, shorts, shorts),
     st.builds(Reset, ids, shorts),
-    st.builds(ResetAll, ids),
     st.just(Heartbeat()),
     st.just(Close()),
 )
@@ -72,7 +70,7 @@ def test_reply_round_trip(reply: Reply) -> None:
 def test_longer_or_shorter_is_refused(message: Request | Reply, change: int) -> None:
     """A packet with bytes missing or added is nothing."""
     packet = encode(message)
-    decode = decode_request if isinstance(message, Lock | Reset | ResetAll) else decode_reply
+    decode = decode_request if isinstance(message, Lock | Reset) else decode_reply
     for damaged in (packet[:-change], packet + bytes(change)):
         with pytest.raises(ProtocolError):
             decode(damaged)

@@ -166,19 +166,6 @@ def test_close_puts_back_and_hangs_up(make_room: Rooms, wait_for: Waiter) -> Non
     assert clock.process.wait(10) == 0
 
 
-def test_reset_all_answers_for_every_gpu(make_room: Rooms) -> None:
-    """One request, one result per GPU, all clocks back."""
-    room = make_room(3)
-    clock = room.start()
-    for index in range(3):
-        clock.result(clock.client.lock(index, 1005))
-    number = clock.client.reset_all()
-    while len({r.gpu_index for r in clock.seen if r.request_id == number}) < 3:
-        clock.result(number)
-        clock.seen += clock.client.results()
-    assert room.unlocked
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_put_clocks_back(make_room: Rooms, number: signal.Signals) -> None:
     """Told to stop, it leaves with every clock back; Ctrl-C is not for it."""
