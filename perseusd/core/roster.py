@@ -103,7 +103,8 @@ class Roster:
             )
         if missing := self.missing_stages():
             named = ", ".join(map(str, missing))
-            return f"waiting for the ranks of stages {named}: no process has said hello for them"
+            stages = "stage" if len(missing) == 1 else "stages"
+            return f"waiting for the ranks of {stages} {named}: no process has said hello for them"
         if self.expected is not None and len(self.members) < self.expected:
             return f"waiting for {self.expected - len(self.members)} of {self.expected} ranks"
         if len(members) > self.stages and any(m.hello.replicas is None for m in members):

@@ -82,7 +82,7 @@ def test_a_job_without_all_its_ranks_stays_in_baseline(node: NodeOf, missing: in
     made.iterate(25)
     assert made.state == "baseline"
     assert made.writes() == []
-    assert f"stages {missing}" in made.job.reason
+    assert f"stage {missing}" in made.job.reason
 
 
 def test_a_rank_that_never_speaks_keeps_the_job_in_baseline(node: NodeOf) -> None:

@@ -32,7 +32,7 @@ def test_a_complete_pipeline_has_no_obstacle() -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (roster({}), "waiting for the ranks of stages 1"),
+        (roster({}), "waiting for the ranks of stage 1"),
         (roster({"stages": None}, {}), "its topology is not known"),
         (roster({"stage": None, "stages": None}), "its topology is not known"),
         (roster({"world_size": 4}, {"world_size": 4}), "waiting for 2 of 4 ranks"),

@@ -130,7 +130,7 @@ def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) 
 
 
 def waiting(status: dict[str, Any], name: str) -> dict[str, Any]:
-    why = "waiting for the ranks of stages 2: no process has said hello for them"
+    why = "waiting for the ranks of stage 2: no process has said hello for them"
     some = {"id": name, "state": "baseline", "why": why, "missing_ranks": [2]}
     return status["jobs"][0] | some | {"ranks": 2, "expected_ranks": 3}
 
@@ -138,7 +138,7 @@ def waiting(status: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("state", "why"),
     [
-        ("baseline", "waiting for the ranks of stages 2: no process has said hello for them"),
+        ("baseline", "waiting for the ranks of stage 2: no process has said hello for them"),
         ("baseline", "waiting for 1 of 3 ranks"),
         ("release", "rank 2 has ended"),
     ],

@@ -30,12 +30,12 @@ def test_the_tables_show_gpus_and_jobs(stand_in, status, capsys) -> None:
 
 def test_why_a_job_is_not_slowed_is_said(stand_in, status, capsys) -> None:
     """The reason and the stragglers stand under the table in full."""
-    status["jobs"][0]["why"] = "waiting for the ranks of stages 3: nobody has said hello for them"
+    status["jobs"][0]["why"] = "waiting for the ranks of stage 3: nobody has said hello for them"
     status["jobs"][0]["stragglers"] = [{"replica": 1, "stage": None, "factor": 1.2}]
     stand_in.answers(status)
     assert main(["status"]) == 0
     shown = capsys.readouterr().out
-    assert "job-a: waiting for the ranks of stages 3: nobody has said hello for them" in shown
+    assert "job-a: waiting for the ranks of stage 3: nobody has said hello for them" in shown
     assert "stragglers: replica 1 factor 1.2" in shown
 
 

@@ -276,13 +276,13 @@ def test_a_missing_rank_keeps_the_job_in_baseline(make_rig, helpers) -> None:
     job = rig.job_status()
     assert job["state"] == "baseline"
     assert job["missing_ranks"] == [2]
-    assert "stages 2" in job["why"]
+    assert "stage 2" in job["why"]
     assert [gpu.clock_writes() for gpu in rig.node.gpus] == [0] * helpers.STAGES
     doctor = perseusctl(rig, "doctor", "--json")
     assert doctor.returncode == 1
     found = json.loads(doctor.stdout)
     assert found["ok"] is False
-    assert any("missing: 2" in finding["text"] for finding in found["findings"])
+    assert any("missing: stage 2" in finding["text"] for finding in found["findings"])
 
 
 def test_observe_only_writes_no_clock(make_rig, helpers) -> None:
