@@ -24,6 +24,9 @@ MOST_ITERATIONS = 40
 CORRECTION_GAIN = 0.8
 LARGEST_CORRECTION = 0.01
 LEAST_COMMAND = -0.01
+"""As a share of the baseline's time. Tighter than full clock's own time only means believing less
+of the curves, and a plan that needs more doubt than this is better let go of."""
+
 MOST_COMMAND = 2.0
 """Of the budget. A job that has become faster than its baseline must not be slowed to the old one:
 however far the iterations stay below the aim, the deadline is not moved further than this."""
@@ -70,7 +73,7 @@ class HoldControl:
         recent = self._times[-BREACH_ITERATIONS:]
         if len(recent) < BREACH_ITERATIONS:
             return False
-        spread = math.sqrt(baseline.relative_variance_of_mean() * len(baseline.values))
+        spread = baseline.relative_spread()
         allowed = max(BREACH_SLOWDOWN, 2 * self.budget) + 2 * spread / math.sqrt(len(recent))
         return sum(recent) / len(recent) > baseline.mean * (1 + allowed)
 
@@ -79,7 +82,7 @@ class HoldControl:
         n = len(self._times)
         if n < FEWEST_ITERATIONS:
             return False
-        spread = math.sqrt(baseline.relative_variance_of_mean() * len(baseline.values))
+        spread = baseline.relative_spread()
         expected = 1 - OUTGROWN - 2 * spread / math.sqrt(n)
         return sum(self._times) / n < baseline.mean * expected
 

@@ -33,6 +33,7 @@ CLEAR_ITERATIONS = 2
 """Understood iterations at full clock after which a released job starts again."""
 
 MOST_CLEAR_ITERATIONS = 500
+"""The longest wait after breaches: a job that stays for days is tried again some day."""
 
 WRITES_PER_WINDOW = 2
 """Of a trial: down and up."""

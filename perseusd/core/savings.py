@@ -42,6 +42,10 @@ class Sample:
     def mean(self) -> float:
         return math.fsum(self.values) / len(self.values)
 
+    def relative_spread(self) -> float:
+        """Standard deviation of one value over the mean; infinite for a single value."""
+        return math.sqrt(self.relative_variance_of_mean() * len(self.values))
+
     def relative_variance_of_mean(self) -> float:
         """Infinite where a single value, or a mean of 0, tells nothing of it."""
         n, mean = len(self.values), self.mean
