@@ -79,9 +79,17 @@ class Problem:
 
     noise: relative standard deviation of one computation's duration; the plan keeps its deadline
         on average over such noise, not only without it.
+    confidence: what is compared instead of the average: the iteration time that this share of
+        iterations keeps, for the plan and for full clock alike (None: the average).
     max_writes: the most clock writes one rank may make per iteration (None: unlimited); a rank's
         iteration is cyclic, so going back to its first clock counts as a write, and so does
         returning to full clock at the iteration's end where `full_clock_at_end`.
+    write_latency_s: how long one clock write of one GPU takes. A rank whose clock changes asks for
+        it when the computation before has ended, and runs at the old clock until all its GPUs have
+        the new one; the GPUs of a node are written to one after another.
+    gpus_per_rank: GPUs of one rank, a tensor-parallel group: they share one clock. Curves and
+        blocking power are those of one of them.
+    gpus_per_node: GPUs that share a driver; ranks fill nodes in order.
     """
 
     pipeline: Pipeline
@@ -91,6 +99,10 @@ class Problem:
     noise: float = 0.0
     max_writes: int | None = None
     full_clock_at_end: bool = True
+    confidence: float | None = None
+    write_latency_s: float = 0.0
+    gpus_per_rank: int = 1
+    gpus_per_node: int = 1
     time_budget_s: float = 2.0
     seed: int = 0
 

@@ -234,7 +234,7 @@ def _warnings(inst: Instance, plan: Plan) -> tuple[str, ...]:
     found = [
         f"the curves of rank {rank} share no clock but the highest: it stays at full clock"
         for rank, nodes in enumerate(inst.graph.order)
-        if all(len(inst.clocks[node]) == 1 for node in nodes.tolist())
+        if not inst.full[nodes].any()
     ]
     if all(clock is None for clocks in plan.clocks for clock in clocks):
         found.append("no lower clock saves anything by this deadline")

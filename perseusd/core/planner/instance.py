@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from perseusd.core.graph import Graph
 from perseusd.core.model import Curve, Kind, Plan, Problem
 from perseusd.core.planner import noise
 from perseusd.core.planner.checks import check
+from perseusd.core.planner.network import Network
 from perseusd.core.planner.runs import writes
 
 Floats = NDArray[np.float64]
@@ -60,8 +62,8 @@ class Options:
 class Instance:
     """n computations (nodes of `graph`), at most C options each, K samples of the noise.
 
-    clocks: per node, its options.
-    time, cost: (n, C), nodes with fewer options padded with full clock.
+    kind_clocks: per kind of the graph, its options.
+    kind_time, kind_cost: (kinds, C), kinds with fewer options padded with full clock.
     full: (n,) the option which is full clock, the node's last.
     factor: (n, K) noise.
     baseline_time_s, deadline_s: expected over the noise.
@@ -71,9 +73,10 @@ class Instance:
 
     problem: Problem
     graph: Graph
-    clocks: tuple[Clocks, ...]
-    time: Floats
-    cost: Floats
+    network: Network
+    kind_clocks: tuple[Clocks, ...]
+    kind_time: Floats
+    kind_cost: Floats
     full: Ints
     factor: Floats
     baseline_time_s: float
@@ -87,20 +90,21 @@ class Instance:
         graph = Graph.from_pipeline(problem.pipeline)
         check(problem, graph.kinds)
         options = _options_by_kind(problem, graph)
-        width = max(len(o.clocks) for o, _ in options.values())
-        of_node = [options[c.kind] for c in graph.nodes]
-        full = np.array([len(o.clocks) - 1 for o, _ in of_node], dtype=np.intp)
-        time = np.array([_padded(o.time[k], width) for o, k in of_node])
-        cost = np.array([_padded(o.cost[k], width) for o, k in of_node])
+        of_kind = [options[kind] for kind in graph.kinds]
+        width = max(len(o.clocks) for o, _ in of_kind)
+        full = np.array([len(o.clocks) - 1 for o, _ in of_kind], dtype=np.intp)[graph.kind_index]
+        time = np.array([_padded(o.time[k], width) for o, k in of_kind])
+        cost = np.array([_padded(o.cost[k], width) for o, k in of_kind])
         factor = _factors(problem, graph)
-        fastest = time[np.arange(len(graph)), full]
+        fastest = time[graph.kind_index, full]
         baseline = float(graph.makespan(fastest[:, None] * factor).mean())
         return cls(
             problem=problem,
             graph=graph,
-            clocks=tuple(o.clocks for o, _ in of_node),
-            time=time,
-            cost=cost,
+            network=Network.of(graph),
+            kind_clocks=tuple(o.clocks for o, _ in of_kind),
+            kind_time=time,
+            kind_cost=cost,
             full=full,
             factor=factor,
             baseline_time_s=baseline,
@@ -109,13 +113,29 @@ class Instance:
             waiting_power_w=float(sum(problem.blocking_power_w)),
         )
 
+    @cached_property
+    def time(self) -> Floats:
+        """(n, C) of every node."""
+        time: Floats = self.kind_time[self.graph.kind_index]
+        return time
+
+    @cached_property
+    def cost(self) -> Floats:
+        """(n, C) of every node."""
+        cost: Floats = self.kind_cost[self.graph.kind_index]
+        return cost
+
     def durations(self, option: Ints) -> Floats:
         """(n,) expected durations at (n,) options."""
-        time: Floats = self.time[np.arange(len(option)), option]
+        time: Floats = self.kind_time[self.graph.kind_index, option]
         return time
 
     def total_cost(self, option: Ints) -> float:
-        return float(self.cost[np.arange(len(option)), option].sum())
+        return float(self.kind_cost[self.graph.kind_index, option].sum())
+
+    def clock(self, node: int, option: int) -> int | None:
+        """MHz, None for full clock."""
+        return self.kind_clocks[int(self.graph.kind_index[node])][option]
 
     def mean_makespan(self, option: Ints) -> float:
         """Expected makespan over the samples of the noise at (n,) options."""
@@ -141,7 +161,7 @@ class Instance:
         """The plan that runs node i at its option[i]."""
         return Plan(
             tuple(
-                tuple(self.clocks[i][option[i]] for i in nodes.tolist())
+                tuple(self.clock(i, option[i]) for i in nodes.tolist())
                 for nodes in self.graph.order
             )
         )

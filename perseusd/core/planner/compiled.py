@@ -1,0 +1,33 @@
+"""Kernels: loops over a graph that numpy cannot express, compiled by numba to one thread's code.
+
+A kernel is compiled when its module is imported, for the one signature it names, and kept on disk
+beside the module (or, where that cannot be written, in numba's cache folder, NUMBA_CACHE_DIR): only
+the first import on a machine takes its time, and no plan ever waits for a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(signature: str) -> Callable[[Function], Function]:
+    """Compile a function for `signature`, in numba's words: "f8(f8[::1], i8[::1])"."""
+
+    def decorate(function: Function) -> Function:
+        try:
+            return _jit(signature, function, cache=True)
+        except RuntimeError:  # numba finds no folder that it may write to
+            return _jit(signature, function, cache=False)
+
+    return decorate
+
+
+def _jit(signature: str, function: Function, *, cache: bool) -> Function:
+    # error_model: a division by zero is an inf, as in numpy, and needs no branch
+    made: Function = numba.njit(signature, cache=cache, error_model="numpy", nogil=True)(function)
+    return made
