@@ -1,21 +1,23 @@
 """The planner's own process: a plan takes as long as it takes, and the loop never waits.
 
 `python -m perseusd.daemon.planner_process FD`: problems come in on the inherited socket, results go
-out, and it ends when the daemon closes its side or dies.
+out, and it ends when the daemon closes its side or dies. Importing the planner prepares its kernels
+(on a machine's first start they are compiled); `Prepared` says that this is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from perseusd.core.actions import RequestPlan
 from perseusd.core.model import PlanResult
-from perseusd.core.planner import solve
-from perseusd.daemon.planning import Planned
+from perseusd.daemon.planning import Planned, Prepared
 from perseusd.errors import PlanningError
 
 NICENESS = 10
@@ -24,17 +26,22 @@ NICENESS = 10
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon ends this process
-    os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        os.nice(NICENESS)
+    from perseusd.core.planner import solve  # at low priority: it may compile
+
     with Connection(int(sys.argv[1])) as connection:
+        connection.send(Prepared())
         while True:
             try:
                 request: RequestPlan = connection.recv()
             except (EOFError, OSError):
                 return 0
-            connection.send(Planned(request.job, request.request, _answer(request)))
+            answer = _answer(solve, request)
+            connection.send(Planned(request.job, request.request, answer))
 
 
-def _answer(request: RequestPlan) -> PlanResult | str:
+def _answer(solve: Callable[..., PlanResult], request: RequestPlan) -> PlanResult | str:
     try:
         return solve(request.problem, clock=time.monotonic)
     except PlanningError as error:

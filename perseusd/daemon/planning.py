@@ -24,6 +24,9 @@ CHILD = "perseusd.daemon.planner_process"
 TIME_LIMIT_S = 60.0
 """A plan that takes longer is given up and its process replaced."""
 
+PREPARE_LIMIT_S = 600.0
+"""The first process on a machine compiles the planner's kernels; later ones find them on disk."""
+
 RESTART_S = 1.0
 """Before a planner process that ended or hung is replaced: one that cannot start stays cheap."""
 
@@ -37,6 +40,11 @@ class Planned:
     answer: PlanResult | str
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The planner process's first message: its kernels are there, plans wait for nothing more."""
+
+
 @dataclass
 class Planner:
     """The daemon's side. Waiting requests are replaced by newer ones of the same job."""
@@ -44,13 +52,14 @@ class Planner:
     _waiting: dict[str, RequestPlan] = field(default_factory=dict)
     _busy: RequestPlan | None = None
     _since_s: float = 0.0
+    _prepared: bool = False
     _process: subprocess.Popen[bytes] | None = None
     _connection: Connection | None = None
     _sender: threading.Thread | None = None
     _restart_s: float | None = None
 
     def start(self) -> None:
-        self._restart_s = None
+        self._restart_s, self._prepared = None, False
         ours, theirs = socket.socketpair()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
@@ -64,6 +73,10 @@ class Planner:
             )
         self._connection = Connection(ours.detach())
 
+    @property
+    def prepared(self) -> bool:
+        return self._prepared
+
     def fileno(self) -> int | None:
         return None if self._connection is None else self._connection.fileno()
 
@@ -76,13 +89,18 @@ class Planner:
         found: list[Planned] = []
         try:
             while self._connection is not None and self._connection.poll():
-                found.append(self._connection.recv())
-                self._busy = None
+                message = self._connection.recv()
+                if isinstance(message, Prepared):
+                    self._prepared, self._since_s = True, time.monotonic()
+                else:
+                    found.append(message)
+                    self._busy = None
         except (EOFError, OSError):
             found += self._give_up("the planner process ended unexpectedly")
         now = time.monotonic()
-        if self._busy is not None and now - self._since_s > TIME_LIMIT_S:
-            found += self._give_up(f"planning took longer than {TIME_LIMIT_S:g} s")
+        limit_s = TIME_LIMIT_S if self._prepared else PREPARE_LIMIT_S
+        if self._busy is not None and now - self._since_s > limit_s:
+            found += self._give_up(f"planning took longer than {limit_s:g} s")
         if self._restart_s is not None and now >= self._restart_s:
             self.start()
         self._next()

@@ -36,6 +36,7 @@ def request(number: int, job: str = "job", stages: int = 2, microbatches: int = 
 def planner() -> Iterator[Planner]:
     made = Planner()
     made.start()
+    prepared(made)
     yield made
     made.stop()
 
@@ -48,6 +49,15 @@ def answers(planner: Planner, count: int, patience_s: float = 30.0) -> list[Plan
         found += planner.results()
         time.sleep(0.01)
     return found
+
+
+def prepared(planner: Planner) -> None:
+    """Wait for its kernels: on a fresh machine they are compiled first."""
+    deadline = time.monotonic() + 100
+    while not planner.prepared:
+        assert time.monotonic() < deadline
+        assert planner.results() == []
+        time.sleep(0.01)
 
 
 def pid(planner: Planner) -> int:
@@ -96,6 +106,19 @@ def test_a_hung_planner_is_given_up(planner: Planner, monkeypatch: pytest.Monkey
     monkeypatch.setattr(planning, "TIME_LIMIT_S", 30.0)
     planner.request(request(2))
     assert isinstance(answers(planner, 1)[0].answer, PlanResult)
+
+
+def test_preparing_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that still compiles is not taken for one that hangs, but has a limit too."""
+    monkeypatch.setattr(planning, "TIME_LIMIT_S", 0.0)
+    monkeypatch.setattr(planning, "PREPARE_LIMIT_S", 1.0)
+    planner = Planner()
+    planner.start()
+    os.kill(pid(planner), signal.SIGSTOP)
+    planner.request(request(1))
+    assert planner.results() == []
+    assert answers(planner, 1)[0].answer == "planning took longer than 1 s"
+    planner.stop()
 
 
 def test_a_request_larger_than_the_socket_does_not_wait(planner: Planner) -> None:
