@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from perseusd.core.model import Computation, Edge, Pipeline
-from perseusd.core.schedules import pipeline
+from perseusd.core.model import Computation, Edge, Kind, Pipeline
+from perseusd.core.schedules import pipelines
 from perseusd.core.tracking import RankIteration, Span, Step, aligned_numbers
 from perseusd.errors import PlanningError
 
@@ -85,10 +85,11 @@ class Assembly:
         return True
 
 
-def observed_pipeline(iterations: Sequence[JobIteration]) -> Pipeline:
+def observed_pipeline(iterations: Sequence[JobIteration], schedule: str | None = None) -> Pipeline:
     """The pipeline as it ran: orders as observed, dependencies by rule, communication as measured.
 
     iterations: alike in every rank's order.
+    schedule: the name that the ranks declare, which may tell where virtual stages are: advice.
     Raises PlanningError where the order cannot be a pipeline, or what was seen contradicts it.
     """
     _check_size(iterations[-1])
@@ -99,8 +100,7 @@ def observed_pipeline(iterations: Sequence[JobIteration]) -> Pipeline:
         )
         for rank, own in enumerate(iterations[-1].ranks)
     )
-    bare = pipeline(orders, 0.0)
-    _check_dependencies(bare, iterations)
+    bare = _uncontradicted(pipelines(orders, schedule=schedule), iterations)
     lags = _lags(bare, iterations)
     typical = median(lags.values()) if lags else 0.0
     edges = tuple(
@@ -134,20 +134,36 @@ def _check_size(iteration: JobIteration) -> None:
             )
 
 
+def _uncontradicted(candidates: Iterable[Pipeline], iterations: Sequence[JobIteration]) -> Pipeline:
+    """The first that was kept by what was seen; raises the first one's contradiction otherwise."""
+    refusals: list[PlanningError] = []
+    for bare in candidates:
+        try:
+            _check_dependencies(bare, iterations)
+        except PlanningError as error:
+            refusals.append(error)
+        else:
+            return bare
+    raise refusals[0]
+
+
 def _check_dependencies(bare: Pipeline, iterations: Sequence[JobIteration]) -> None:
     """Raises where the dependencies that the rules ask for were not kept by what was seen."""
-    early: dict[tuple[int, int, str], list[float]] = defaultdict(list)
+    early: dict[tuple[Kind, Kind], list[float]] = defaultdict(list)
     for iteration in iterations:
         spans, _ = _by_computation(bare, iteration)
         for edge in bare.edges:
             before, after = spans[edge.before], spans[edge.after]
             length = max(before.end_ns - before.start_ns, 1)
-            early[_link(edge)].append((before.end_ns - after.start_ns) / length)
-    for (before_rank, after_rank, instruction), shares in early.items():
+            early[edge.before.kind, edge.after.kind].append(
+                (before.end_ns - after.start_ns) / length
+            )
+    for (before_kind, kind), shares in early.items():
         if median(shares) > CONTRADICTION:
             raise PlanningError(
-                f"{instruction} on rank {after_rank} starts before what it should wait for on rank "
-                f"{before_rank} has ended: check that stages are numbered in the pipeline's order"
+                f"{kind.instruction} on rank {kind.rank} starts before what it should wait for on "
+                f"rank {before_kind.rank} has ended: check that stages are numbered in the "
+                "pipeline's order"
             )
 
 

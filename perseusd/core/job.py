@@ -252,7 +252,7 @@ class Job:
             return False
         episode.early = alike(episode.early[1:])  # the first iteration warms up
         try:
-            seen = observed_pipeline(episode.early)
+            seen = observed_pipeline(episode.early, self.roster.schedule)
         except PlanningError as error:
             self._why = f"the order of its computations cannot be planned: {error}"
             self._episode = None

@@ -46,6 +46,12 @@ class Roster:
         told = {m.hello.stages for m in self.members.values()}
         return told.pop() if len(told) == 1 else None
 
+    @property
+    def schedule(self) -> str | None:
+        """The schedule's name, where every process that names one names the same."""
+        told = {m.hello.schedule for m in self.members.values()} - {None}
+        return told.pop() if len(told) == 1 else None
+
     def leader(self, stage: int) -> Member | None:
         """The member whose events time a stage: its lowest rank."""
         own = [m for m in self.members.values() if m.hello.stage == stage]

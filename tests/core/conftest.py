@@ -14,14 +14,15 @@ from perseusd.core.controller import Controller
 from perseusd.core.graph import Graph
 from perseusd.core.job import Job
 from perseusd.core.knowledge import GpuFacts
-from perseusd.core.model import Computation, Plan, PlanResult, Problem
+from perseusd.core.model import Computation, Pipeline, Plan, PlanResult, Problem
 from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.core.settings import Settings
 
 CLOCKS = tuple(range(600, 1411, 15))
 LOW_MHZ = 1200
 MS = 1_000_000
-WATTS = {"forward": 300.0, "backward": 350.0, "iteration": 320.0, None: 80.0}
+WATTS = {"forward": 300.0, "iteration": 320.0, None: 80.0}
+GRADIENT_WATTS = 350.0
 
 Hook = Callable[["Node", int, Computation, bool], bool]
 
@@ -39,11 +40,14 @@ def lowering(problem: Problem) -> PlanResult:
 class Node:
     """Ranks whose computations take 40 and 80 ms at any clock; GPU-r belongs to stage r.
 
+    pipeline: what they run; 1F1B of `stages` and `microbatches` unless told.
     said: whether the trainer tells iteration numbers.
     """
 
     stages: int = 3
     microbatches: int = 4
+    pipeline: Pipeline | None = None
+    schedule: str | None = "1f1b"
     settings: Settings = field(default_factory=Settings)
     said: bool = True
     stretch: float = 1.0
@@ -59,8 +63,9 @@ class Node:
     sequence: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        orders = one_f_one_b(self.stages, self.microbatches)
-        self.graph = Graph.from_pipeline(pipeline(orders, 0.0005))
+        known = one_f_one_b(self.stages, self.microbatches)
+        self.graph = Graph.from_pipeline(self.pipeline or pipeline(known, 0.0005))
+        self.stages = self.graph.ranks
         facts = {f"GPU-{r}": GpuFacts(f"GPU-{r}", "A100", CLOCKS, r) for r in range(self.stages)}
         self.controller = Controller(self.settings, facts)
         self.joules = dict.fromkeys(range(self.stages), 0.0)
@@ -73,8 +78,9 @@ class Node:
     def hello(self, rank: int) -> Hello:
         return Hello(
             job="job", rank=rank, world_size=self.stages, local_rank=rank, stage=rank,
-            stages=self.stages, replica=0, replicas=1, schedule="1f1b", gpus=(f"GPU-{rank}",),
-            time_source="emulated", uses_cuda=False, slowdown_budget=None, hostname="here",
+            stages=self.stages, replica=0, replicas=1, schedule=self.schedule,
+            gpus=(f"GPU-{rank}",), time_source="emulated", uses_cuda=False,
+            slowdown_budget=None, hostname="here",
         )  # fmt: skip
 
     def join(self, *ranks: int, **changes: object) -> None:
@@ -106,7 +112,9 @@ class Node:
             due = self.controller.next_due_ns() or until_ns
             step_ns = max(min(self._polled_ns + 20 * MS, until_ns, due), self.now_ns + 1)
             for rank, what in self.running.items():
-                self.joules[rank] += WATTS[what] * (step_ns - self.now_ns) * 1e-9
+                self.joules[rank] += (
+                    WATTS.get(what, GRADIENT_WATTS) * (step_ns - self.now_ns) * 1e-9
+                )
             self.now_ns = step_ns
             if step_ns >= self._polled_ns + 20 * MS:
                 self._polled_ns = step_ns
@@ -131,7 +139,7 @@ class Node:
     def _iterate(self, hook: Hook) -> None:
         durations = np.array(
             [
-                (0.04 if c.instruction == "forward" else 0.08) * self.stretch
+                (0.08 if c.instruction == "backward" else 0.04) * self.stretch
                 for c in self.graph.nodes
             ]
         )
@@ -158,7 +166,7 @@ class Node:
         event: StageStart | StageEnd = StageEnd(sequence, self.now_ns, 7)
         if starts:
             event = StageStart(
-                sequence, self.now_ns, 7, c.instruction, c.microbatch, 0, None, number
+                sequence, self.now_ns, 7, c.instruction, c.microbatch, c.chunk, None, number
             )
         self.do(self.controller.stage_event(str(c.rank), event, self.now_ns))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,16 @@ from perseusd.core import iterations
 from perseusd.core.graph import Graph
 from perseusd.core.iterations import KEPT_OPEN, Assembly, JobIteration, alike, observed_pipeline
 from perseusd.core.model import Computation
-from perseusd.core.schedules import gpipe, one_f_one_b, pipeline
+from perseusd.core.schedules import (
+    Layout,
+    early_recompute_one_f_one_b,
+    gpipe,
+    interleaved_one_f_one_b,
+    one_f_one_b,
+    pipeline,
+    read_orders,
+    zb_h1,
+)
 from perseusd.core.tracking import RankIteration, Span, Step
 from perseusd.errors import PlanningError
 
@@ -22,10 +32,14 @@ LAG_S = 0.002
 
 
 def ran(
-    orders: Sequence[Sequence[Computation]], number: int = 0, origin_ns: int = 0, swap: bool = False
+    orders: Sequence[Sequence[Computation]],
+    number: int = 0,
+    origin_ns: int = 0,
+    swap: bool = False,
+    layout: Layout | None = None,
 ) -> JobIteration:
-    """An iteration as it runs: 40 ms forward, 80 ms backward, 2 ms between ranks."""
-    graph = Graph.from_pipeline(pipeline(orders, LAG_S))
+    """An iteration as it runs: 80 ms a whole backward, else 40 ms; 2 ms between ranks."""
+    graph = Graph.from_pipeline(pipeline(orders, LAG_S, layout))
     lengths = np.array([0.08 if c.instruction == "backward" else 0.04 for c in graph.nodes])
     start = graph.earliest(lengths)
     ranks = []
@@ -95,7 +109,27 @@ def test_ranks_that_count_for_themselves_are_joined_by_time(
         assert joined.number == joined.ranks[0].number
 
 
-@pytest.mark.parametrize("orders", [one_f_one_b(4, 6), gpipe(3, 4), one_f_one_b(1, 3)])
+RECORDED = Path(__file__).parent / "schedules" / "recorded"
+OBSERVED = [
+    "InterleavedZeroBubble-printed-4-8-2",
+    "ZBVZeroBubble-printed-2-4-2",
+    "ZBVZeroBubble-printed-4-8-2",
+    "DualPipeV-printed-2-4-2",
+    "DualPipeV-printed-3-7-2",
+]
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        one_f_one_b(4, 6),
+        gpipe(3, 4),
+        one_f_one_b(1, 3),
+        early_recompute_one_f_one_b(3, 4),
+        zb_h1(4, 6),
+        interleaved_one_f_one_b(3, 6, 2),
+    ],
+)
 def test_the_pipeline_is_what_was_seen(orders: Sequence[Sequence[Computation]]) -> None:
     """Orders as they ran, dependencies by rule, communication as measured where somebody waited."""
     seen = observed_pipeline([ran(orders, n, n * 10**10) for n in range(3)])
@@ -105,6 +139,41 @@ def test_the_pipeline_is_what_was_seen(orders: Sequence[Sequence[Computation]]) 
     }
     for edge in seen.edges:
         assert edge.lag_s == pytest.approx(LAG_S, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_orders_that_no_rule_gives_are_taken_as_they_run(name: str) -> None:
+    """V-shaped, split and partly split orders: where virtual stages are is found out."""
+    orders, layout = read_orders((RECORDED / f"{name}.txt").read_text())
+    seen = observed_pipeline([ran(orders, n, n * 10**10, layout=layout) for n in range(3)])
+    assert seen.orders == orders
+    expected = {(e.before, e.after) for e in pipeline(orders, layout=layout).edges}
+    assert {(e.before, e.after) for e in seen.edges} == expected
+    assert all(edge.lag_s == pytest.approx(LAG_S, abs=1e-6) for edge in seen.edges)
+
+
+@pytest.mark.parametrize("declared", [None, "gpipe", "zbv"])
+@pytest.mark.parametrize("layout", ["looped", "v"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_where_orders_tell_no_layout_times_do(
+    ranks: int, layout: Layout, declared: str | None
+) -> None:
+    """All forwards, then all backwards, chunk by chunk, can run round as well as there and back:
+    the one that the times contradict is not meant, whatever name was declared."""
+    orders = [
+        [
+            Computation(r, chunk, i, m)
+            for i, chunks in (("forward", (0, 1)), ("backward", (1, 0)))
+            for chunk in chunks
+            for m in range(4)
+        ]
+        for r in range(ranks)
+    ]
+    seen = observed_pipeline(
+        [ran(orders, n, n * 10**10, layout=layout) for n in range(2)], declared
+    )
+    expected = {(e.before, e.after) for e in pipeline(orders, layout=layout).edges}
+    assert {(e.before, e.after) for e in seen.edges} == expected
 
 
 def test_stages_numbered_in_the_wrong_order_are_found_out() -> None:

@@ -85,3 +85,10 @@ def test_a_claim_of_a_million_stages_costs_nothing() -> None:
     made = roster({"stages": 2**20 - 1})
     assert made.missing_stages() == list(range(1, NAMED_STAGES + 1))
     assert len(made.obstacle() or "") < 200
+
+
+def test_a_schedule_is_what_all_who_name_one_name() -> None:
+    """Some may not know; two names are none."""
+    assert roster({"schedule": "zbv"}, {}).schedule == "zbv"
+    assert roster({"schedule": "zbv"}, {"schedule": "1f1b"}).schedule is None
+    assert roster({}, {}).schedule is None

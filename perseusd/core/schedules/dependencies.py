@@ -1,4 +1,4 @@
-"""Orders of instructions on each rank, and the dependencies that follow from any order.
+"""The dependencies that follow from any order, and whether ranks that keep to both can run.
 
 A pipeline of p ranks with c chunks each has V = p·c *virtual stages*. Dependencies between virtual
 stage v and its neighbours for one microbatch m (the order on a rank comes on top):
@@ -6,19 +6,22 @@ stage v and its neighbours for one microbatch m (the order on a rank comes on to
     forward(v, m)        → forward(v + 1, m)
     forward(V − 1, m)    → gradient(V − 1, m)
     gradient(v + 1, m)   → gradient(v, m)
+    forward(v, m)        → recompute(v, m) → gradient(v, m)
     input_gradient(v, m) → weight_gradient(v, m)
 
 where *gradient* is the computation that yields the gradient passed upstream: `backward`, or
-`input_gradient` where the backward is split. A schedule decides the order alone, so the same rules
-serve 1F1B, GPipe, interleaved and zero-bubble schedules, known or observed.
+`input_gradient` where the backward is split; a schedule may split some microbatches' only.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from perseusd.core.graph import Graph
 from perseusd.core.model import Computation, Edge, Pipeline
+from perseusd.core.schedules.layout import Layout, home, likeliest, virtual_stage
 from perseusd.errors import PlanningError
 
 Orders = Sequence[Sequence[Computation]]
@@ -30,67 +33,78 @@ _STAGED = frozenset({"forward", "recompute", "weight_gradient", *_GRADIENTS})
 _UNSTAGED = frozenset({"iteration", "other"})
 
 
-def one_f_one_b(stages: int, microbatches: int) -> tuple[tuple[Computation, ...], ...]:
-    """1F1B: min(p − s − 1, M) forwards, then forward and backward in turn, then the backwards."""
-    _check_size(stages, microbatches)
-    return tuple(
-        tuple(_one_f_one_b_rank(s, min(stages - s - 1, microbatches), microbatches))
-        for s in range(stages)
-    )
-
-
-def gpipe(stages: int, microbatches: int) -> tuple[tuple[Computation, ...], ...]:
-    """GPipe: all forwards, then all backwards, both in order of microbatch."""
-    _check_size(stages, microbatches)
-    return tuple(
-        tuple(
-            Computation(s, 0, instruction, m)
-            for instruction in ("forward", "backward")
-            for m in range(microbatches)
-        )
-        for s in range(stages)
-    )
-
-
-def pipeline(orders: Orders, lag_s: float | Lag = 0.0) -> Pipeline:
+def pipeline(
+    orders: Orders,
+    lag_s: float | Lag = 0.0,
+    layout: Layout | None = None,
+    schedule: str | None = None,
+) -> Pipeline:
     """The pipeline that runs `orders`: dependencies derived by the rules at the head of this file.
 
     orders: per rank, its computations in execution order, known or observed.
     lag_s: communication time between dependent computations on different ranks, one for all or
         by (before, after).
-    Raises PlanningError, naming what is missing or misplaced, when the orders are no pipeline.
-    A job of `iteration` and `other` alone has no dependencies between ranks.
+    layout: where virtual stages are; None: the likeliest under which the orders can run.
+    schedule: the order's name as somebody declared it, which says what is likely.
+    Raises PlanningError, naming what is missing, misplaced or waits for ever, when the orders are
+    no pipeline. A job of `iteration` and `other` alone has no dependencies between ranks.
+    """
+    return next(pipelines(orders, lag_s, layout, schedule))
+
+
+def pipelines(
+    orders: Orders,
+    lag_s: float | Lag = 0.0,
+    layout: Layout | None = None,
+    schedule: str | None = None,
+) -> Iterator[Pipeline]:
+    """Every pipeline that `orders` can be, likeliest first: one for each layout that can run.
+
+    At least one: raises PlanningError, about the likeliest, where there is none.
     """
     frozen = tuple(tuple(order) for order in orders)
     place = _places(frozen)
     staged = [c for c in place if c.instruction in _STAGED]
     if not staged:
-        return Pipeline(frozen, ())
+        yield Pipeline(frozen, ())
+        return
     _check_unmixed(place)
+    chunks = 1 + max(c.chunk for c in staged)
     lag = lag_s if callable(lag_s) else _constant(lag_s)
-    edges = tuple(_cross_edges(_dependencies(staged, len(frozen)), place, lag))
-    return Pipeline(frozen, edges)
+    refusals: list[PlanningError] = []
+    considered = likeliest(chunks, len(frozen), schedule) if layout is None else (layout,)
+    for one in considered:
+        try:
+            dependencies = _dependencies(staged, len(frozen), one)
+            built = Pipeline(frozen, tuple(_cross_edges(dependencies, place, lag)))
+            if not can_run(built):
+                Graph.from_pipeline(built)  # raises, naming the cycle
+        except PlanningError as error:
+            refusals.append(error)
+        else:
+            yield built
+    if len(refusals) == len(considered):
+        raise refusals[0]
 
 
-def virtual_stage(computation: Computation, ranks: int) -> int:
-    """Chunks are laid out round the ranks: chunk 0 of every rank first, then chunk 1."""
-    return computation.chunk * ranks + computation.rank
-
-
-def _one_f_one_b_rank(rank: int, warmup: int, microbatches: int) -> Iterator[Computation]:
-    for m in range(warmup):
-        yield Computation(rank, 0, "forward", m)
-    for m in range(microbatches - warmup):
-        yield Computation(rank, 0, "forward", m + warmup)
-        yield Computation(rank, 0, "backward", m)
-    for m in range(microbatches - warmup, microbatches):
-        yield Computation(rank, 0, "backward", m)
-
-
-def _check_size(stages: int, microbatches: int) -> None:
-    for name, value in (("stages", stages), ("microbatches", microbatches)):
-        if value < 1:
-            raise PlanningError(f"{name} is {value}: a schedule needs at least 1")
+def can_run(built: Pipeline) -> bool:
+    """Whether ranks that keep their orders, and wait for what the edges name, all reach the end."""
+    awaited = Counter(edge.after for edge in built.edges)
+    followers: dict[Computation, list[Computation]] = defaultdict(list)
+    for edge in built.edges:
+        followers[edge.before].append(edge.after)
+    done = [0] * built.ranks
+    free = list(range(built.ranks))
+    while free:
+        rank = free.pop()
+        order = built.orders[rank]
+        while done[rank] < len(order) and not awaited[order[done[rank]]]:
+            for after in followers[order[done[rank]]]:
+                awaited[after] -= 1
+                if not awaited[after]:
+                    free.append(after.rank)
+            done[rank] += 1
+    return done == [len(order) for order in built.orders]
 
 
 def _places(orders: Orders) -> dict[Computation, int]:
@@ -121,39 +135,52 @@ def _check_unmixed(place: Iterable[Computation]) -> None:
 
 
 def _dependencies(
-    staged: Sequence[Computation], ranks: int
+    staged: Sequence[Computation], ranks: int, layout: Layout
 ) -> Iterator[tuple[Computation, Computation]]:
     """Every (before, after) that the rules ask for, same-rank ones included."""
     stages = ranks * (1 + max(c.chunk for c in staged))
-    found = {(virtual_stage(c, ranks), c.instruction, c.microbatch): c for c in staged}
+    found = {(virtual_stage(c, ranks, layout), c.instruction, c.microbatch): c for c in staged}
     for m in sorted({c.microbatch for c in staged}):
-        forwards = [_need(found, v, ("forward",), m, ranks) for v in range(stages)]
-        gradients = [_need(found, v, _GRADIENTS, m, ranks) for v in range(stages)]
+        forwards = [_need(found, v, ("forward",), m, ranks, layout) for v in range(stages)]
+        gradients = [_need(found, v, _GRADIENTS, m, ranks, layout) for v in range(stages)]
         yield from itertools.pairwise(forwards)
         yield from zip(forwards, gradients, strict=True)
         yield from zip(gradients[1:], gradients, strict=False)
-        for v, gradient in enumerate(gradients):
-            yield from _local_dependencies(found, v, gradient)
+        for v, (forward, gradient) in enumerate(zip(forwards, gradients, strict=True)):
+            yield from _local_dependencies(found, v, forward, gradient)
 
 
 def _local_dependencies(
-    found: _Found, stage: int, gradient: Computation
+    found: _Found, stage: int, forward: Computation, gradient: Computation
 ) -> Iterator[tuple[Computation, Computation]]:
-    """Recompute before the gradient that needs it; weight gradient after the input gradient."""
+    """Recompute between forward and gradient; weight gradient after the input gradient."""
     if recompute := found.get((stage, "recompute", gradient.microbatch)):
+        yield forward, recompute
         yield recompute, gradient
     if weight := found.get((stage, "weight_gradient", gradient.microbatch)):
         yield gradient, weight
 
 
 def _need(
-    found: _Found, stage: int, instructions: tuple[str, ...], microbatch: int, ranks: int
+    found: _Found,
+    stage: int,
+    instructions: tuple[str, ...],
+    microbatch: int,
+    ranks: int,
+    layout: Layout,
 ) -> Computation:
-    for instruction in instructions:
-        if computation := found.get((stage, instruction, microbatch)):
-            return computation
+    """The one of `instructions` that there is at this virtual stage; there must be just one."""
+    own = [c for i in instructions if (c := found.get((stage, i, microbatch)))]
+    if len(own) == 1:
+        return own[0]
+    rank, chunk = home(stage, ranks, layout)
+    if own:
+        both = " and ".join(c.instruction for c in own)
+        raise PlanningError(
+            f"microbatch {microbatch} has both {both} on rank {rank}, chunk {chunk}: "
+            "a backward is either whole or split"
+        )
     wanted = " or ".join(instructions)
-    chunk, rank = divmod(stage, ranks)
     raise PlanningError(
         f"{wanted} of microbatch {microbatch} is missing on rank {rank}, chunk {chunk}: "
         "every microbatch must pass every stage forward and backward"
