@@ -55,7 +55,10 @@ def walk(problem: Problem, *, pareto_first: bool, unit_s: float = UNIT_S) -> Ite
     add_sink_node(dag, len(graph) + 1)
     dag.graph["source_node"], dag.graph["sink_node"] = len(graph), len(graph) + 1
     for result in PhillipsDessouky(dag).run():
-        chosen = [points[k][op.assigned_knob] for k, op in zip(graph.kind_index, operations)]
+        chosen = [
+            points[kind][operation.assigned_knob]
+            for kind, operation in zip(graph.kind_index.tolist(), operations, strict=True)
+        ]
         time, cost = np.array(chosen).T
         true_s = float(graph.makespan(np.ascontiguousarray(time)))
         yield Step(result.quant_time * unit_s, true_s, float(cost.sum()))

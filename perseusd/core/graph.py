@@ -13,6 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,35 +51,31 @@ class Graph:
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
-        placed = [(c, r, i) for r, o in enumerate(pipeline.orders) for i, c in enumerate(o)]
-        index = {c: k for k, (c, _, _) in enumerate(placed)}
-        edges = list(_precedences(pipeline, index))
-        level = _levels([c for c, _, _ in placed], edges)
-        numbering = sorted(range(len(placed)), key=lambda k: (level[k], placed[k][1], k))
-        number = {old: new for new, old in enumerate(numbering)}
+        placed = list(itertools.chain.from_iterable(pipeline.orders))
+        lengths = np.array([len(order) for order in pipeline.orders], dtype=np.intp)
+        first, n = np.append(0, np.cumsum(lengths)), len(placed)
+        place = dict(zip(placed, range(n), strict=True))
+        tail, head, lag = _precedences(pipeline, place)
+        level = np.array(_levels(placed, tail, head), dtype=np.intp)
+        rank = np.repeat(np.arange(len(lengths)), lengths)
+        numbering = np.lexsort((rank, level))  # stable: of one rank's the first comes first
+        number = np.empty(n, dtype=np.intp)
+        number[numbering] = np.arange(n)
 
-        self.nodes: tuple[Computation, ...] = tuple(placed[k][0] for k in numbering)
-        self.rank: Ints = np.array([placed[k][1] for k in numbering], dtype=np.intp)
-        self.position: Ints = np.array([placed[k][2] for k in numbering], dtype=np.intp)
-        self.kinds: tuple[Kind, ...] = tuple(sorted({c.kind for c in self.nodes}))
-        of_kind = {kind: k for k, kind in enumerate(self.kinds)}
-        self.kind_index: Ints = np.array([of_kind[c.kind] for c in self.nodes], dtype=np.intp)
-        self.tail: Ints = np.array([number[a] for a, _, _ in edges], dtype=np.intp)
-        self.head: Ints = np.array([number[b] for _, b, _ in edges], dtype=np.intp)
-        self.lag: Floats = np.array([lag for _, _, lag in edges], dtype=np.float64)
+        self.nodes: tuple[Computation, ...] = tuple(placed[k] for k in numbering.tolist())
+        self.rank: Ints = rank[numbering]
+        self.position: Ints = (np.arange(n) - np.repeat(first[:-1], lengths))[numbering]
+        self.kinds, self.kind_index = _kinds(self.nodes)
+        self.tail: Ints = number[tail]
+        self.head: Ints = number[head]
+        self.lag: Floats = np.array(lag, dtype=np.float64)
         self.ranks = pipeline.ranks
         #: per rank, its nodes in execution order
         self.order: tuple[Ints, ...] = tuple(
-            np.array([number[index[c]] for c in order], dtype=np.intp) for order in pipeline.orders
+            number[begin:end] for begin, end in itertools.pairwise(first.tolist())
         )
-        #: per node, the edges that leave it and those that enter it
-        self.edges_from = _by_node(self.tail, len(placed))
-        self.edges_into = _by_node(self.head, len(placed))
-        self._number = {c: k for k, c in enumerate(self.nodes)}
-        sizes = np.bincount(level) if level else np.zeros(0, dtype=np.intp)
-        bounds = [0, *np.cumsum(sizes).tolist()]
-        self._forward = tuple(_pack(bounds, self.head, self.tail, self.lag, len(self)))
-        self._backward = tuple(_pack(bounds, self.tail, self.head, self.lag, len(self)))[::-1]
+        self._number = dict(zip(placed, number.tolist(), strict=True))
+        self._level_sizes: Ints = np.bincount(level)
 
     @classmethod
     def from_pipeline(cls, pipeline: Pipeline) -> Graph:
@@ -151,6 +148,24 @@ class Graph:
         latest = max(reach, default=None)
         return latest[1] if latest is not None and latest[0] >= start - tie else None
 
+    @cached_property
+    def edges_from(self) -> tuple[tuple[int, ...], ...]:
+        """Per node, the edges that leave it."""
+        return _by_node(self.tail, len(self))
+
+    @cached_property
+    def edges_into(self) -> tuple[tuple[int, ...], ...]:
+        """Per node, the edges that enter it."""
+        return _by_node(self.head, len(self))
+
+    @cached_property
+    def _forward(self) -> tuple[_Level, ...]:
+        return tuple(_pack(self._level_sizes, self.head, self.tail, self.lag))
+
+    @cached_property
+    def _backward(self) -> tuple[_Level, ...]:
+        return tuple(_pack(self._level_sizes, self.tail, self.head, self.lag))[::-1]
+
     def _earliest_ends(self, durations: Floats) -> Floats:
         """(n + 1, …): ends of all nodes, then the neutral node's: 0."""
         end = np.empty((len(self) + 1, *durations.shape[1:]))
@@ -180,36 +195,57 @@ def _column(lags: Floats, like: Floats) -> Floats:
     return lags if like.ndim == 1 else lags[:, None]
 
 
+def _kinds(nodes: Sequence[Computation]) -> tuple[tuple[Kind, ...], Ints]:
+    """The kinds there are, in order, and each node's index among them."""
+    seen: dict[tuple[int, int, str], int] = {}
+    index = [seen.setdefault(node[:3], len(seen)) for node in nodes]  # rank, chunk, instruction
+    kinds = sorted(seen)
+    sorted_index = np.empty(len(kinds), dtype=np.intp)
+    sorted_index[[seen[kind] for kind in kinds]] = np.arange(len(kinds))
+    return tuple(Kind(*kind) for kind in kinds), sorted_index[index]
+
+
 def _precedences(
-    pipeline: Pipeline, index: dict[Computation, int]
-) -> Iterator[tuple[int, int, float]]:
+    pipeline: Pipeline, place: dict[Computation, int]
+) -> tuple[list[int], list[int], list[float]]:
+    """Tails, heads and lags of all edges, as places."""
+    tail: list[int] = []
+    head: list[int] = []
+    first = 0
     for order in pipeline.orders:
-        for before, after in itertools.pairwise(order):
-            yield index[before], index[after], 0.0
-    for edge in pipeline.edges:
-        for computation in (edge.before, edge.after):
-            if computation not in index:
-                raise PlanningError(f"an edge names {computation}, which is in no rank's order")
-        yield index[edge.before], index[edge.after], edge.lag_s
+        tail += range(first, first + len(order) - 1)
+        head += range(first + 1, first + len(order))
+        first += len(order)
+    lag = [0.0] * len(tail)
+    try:
+        for before, after, lag_s in pipeline.edges:
+            tail.append(place[before])
+            head.append(place[after])
+            lag.append(lag_s)
+    except KeyError as error:
+        stranger = error.args[0]
+        raise PlanningError(f"an edge names {stranger}, which is in no rank's order") from None
+    return tail, head, lag
 
 
-def _levels(nodes: Sequence[Computation], edges: Sequence[tuple[int, int, float]]) -> list[int]:
+def _levels(nodes: Sequence[Computation], tails: list[int], heads: list[int]) -> list[int]:
     """Most edges on any way to each node; raises where there is a cycle."""
     after: list[list[int]] = [[] for _ in nodes]
     waiting = [0] * len(nodes)
-    for tail, head, _ in edges:
+    for tail, head in zip(tails, heads, strict=True):
         after[tail].append(head)
         waiting[head] += 1
     level = [0] * len(nodes)
+    # First come, first served: whoever makes a node ready is the latest of those before it.
     ready = deque(k for k, count in enumerate(waiting) if not count)
     done = 0
     while ready:
         node = ready.popleft()
         done += 1
         for head in after[node]:
-            level[head] = max(level[head], level[node] + 1)
             waiting[head] -= 1
             if not waiting[head]:
+                level[head] = level[node] + 1
                 ready.append(head)
     if done < len(nodes):
         raise PlanningError(_describe_cycle(nodes, after, waiting))
@@ -234,17 +270,32 @@ def _describe_cycle(
     return f"the dependencies form a cycle: {names}; no order of execution can satisfy them"
 
 
-def _pack(
-    bounds: Sequence[int], node: Ints, neighbour: Ints, lag: Floats, neutral: int
-) -> Iterator[_Level]:
-    """Per level, the neighbours along the edges (node ← neighbour), padded with `neutral`."""
-    slots: list[list[tuple[int, float]]] = [[] for _ in range(neutral)]
-    for n, o, d in zip(node.tolist(), neighbour.tolist(), lag.tolist(), strict=True):
-        slots[n].append((o, d))
-    for first, last in itertools.pairwise(bounds):
-        rows = slots[first:last]
-        width = max(1, *(len(row) for row in rows)) if rows else 1
-        padded = [row + [(neutral, 0.0)] * (width - len(row)) for row in rows]
-        others = tuple(np.array([r[j][0] for r in padded], dtype=np.intp) for j in range(width))
-        lags = tuple(np.array([r[j][1] for r in padded]) for j in range(width))
-        yield _Level(first, last, others, tuple(a if a.any() else None for a in lags))
+def _pack(sizes: Ints, node: Ints, neighbour: Ints, lag: Floats) -> Iterator[_Level]:
+    """Per level, the neighbours along the edges (node ← neighbour), padded with the neutral node.
+
+    sizes: (levels,) nodes of each.
+    """
+    n = int(sizes.sum())
+    bounds = np.append(0, np.cumsum(sizes))
+    count = np.bincount(node, minlength=n)
+    order = np.argsort(node, kind="stable")
+    slot = np.arange(len(node)) - (np.cumsum(count) - count)[node[order]]
+    width = np.maximum(1, np.maximum.reduceat(count, bounds[:-1])) if n else sizes
+    block = np.append(0, np.cumsum(width * sizes))
+    level = np.repeat(np.arange(len(sizes)), sizes)[node[order]]
+    # Level by level, slot by slot, node by node.
+    cell = block[level] + slot * sizes[level] + node[order] - bounds[level]
+    others = np.full(block[-1], n, dtype=np.intp)
+    others[cell] = neighbour[order]
+    lags = np.zeros(block[-1])
+    lags[cell] = lag[order]
+    lagging = bool(lag.any())
+    slots = zip(bounds.tolist(), sizes.tolist(), width.tolist(), block.tolist(), strict=False)
+    for first, size, wide, begin in slots:
+        cuts = [slice(begin + j * size, begin + (j + 1) * size) for j in range(wide)]
+        yield _Level(
+            first,
+            first + size,
+            tuple(others[cut] for cut in cuts),
+            tuple(lags[cut] if lagging and lags[cut].any() else None for cut in cuts),
+        )

@@ -121,7 +121,7 @@ class PlanResult:
     baseline_*: every computation at its highest clock, energy until that iteration's own end.
     energy_lower_bound_j: no plan with a free clock change at every computation can use less, by
         the deadline, without noise.
-    energy_lower_bound_writes_j: the same for plans that change clocks only where this one does.
+    energy_lower_bound_writes_j: the same for plans of at most `max_writes` clock writes per rank.
     saving: 1 − energy_j / baseline energy waited until max(deadline, baseline end).
     clock_writes: the most that one rank makes per iteration.
     margin_s: what noise adds to the expected makespan beyond the noise-free one.

@@ -1,4 +1,4 @@
-"""`perseusctl`: ask a running perseusd, and tell it things. One file beside this one a command."""
+"""`perseusctl`: ask a running perseusd, tell it things, plan offline. One file or folder each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perseusd import __version__
 from perseusd.config import DEFAULT_RUNTIME_DIR, RUNTIME_DIR_VARIABLE, load_config
-from perseusd.ctl import doctor, status, straggler
+from perseusd.ctl import doctor, plan, status, straggler
 from perseusd.ctl.arguments import add_runtime_dir
 from perseusd.ctl.output import print_json
 from perseusd.errors import PerseusError
@@ -19,6 +19,7 @@ from perseusd.exits import DONE, INTERRUPTED, Parser, exit_code
 _COMMANDS = {
     "status": (status, "what every GPU and job is doing, and what it saves"),
     "doctor": (doctor, "why is my job not seen, or not slowed?"),
+    "plan": (plan, "the plan for a profiled job, offline: clocks, saving, bound, frontier"),
     "straggler": (straggler, "announce a slow replica of a job, or its end"),
 }
 
@@ -52,7 +53,7 @@ def _fail(error: PerseusError, *, as_json: bool) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="perseusctl", description="Ask a running perseusd.")
+    parser = Parser(prog="perseusctl", description="Ask a running perseusd, or plan offline.")
     parser.add_argument("--version", action="version", version=f"perseusctl {__version__}")
     parser.add_argument(
         "--runtime-dir",

@@ -43,3 +43,8 @@ def percent_with_interval(value: object, low: object, high: object) -> str:
         return percent(value)
     low_text, high_text = (percent(bound).removesuffix(" %") for bound in (low, high))
     return f"{percent(value)} ({low_text} to {high_text})"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 rank`, `2 ranks`; many: the plural where it is not made with an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from perseusd.core.model import Curve
@@ -25,6 +25,7 @@ _INSTRUCTIONS = (
     "iteration",
     "other",
 )
+_TOO_MANY = "\0"  # the name of a row's values beyond the columns: no column can have it
 
 Key = tuple[int, str]  # stage, instruction
 _Points = dict[int, tuple[float, float]]  # clock → time, energy
@@ -36,13 +37,12 @@ def read_profile(path: str | Path) -> dict[Key, Curve]:
     Raises ProfileError naming file, line, value and fix.
     """
     points: dict[Key, _Points] = {}
-    for where, key, clock, time_s, energy_j in _rows(Path(path)):
-        of_key = points.setdefault(key, {})
+    for where, (stage, instruction), clock, time_s, energy_j in _rows(Path(path)):
+        of_key = points.setdefault((stage, instruction), {})
         if clock in of_key:
-            stage, instruction = key
             raise ProfileError(
                 f"{where}: {instruction} of stage {stage} at {clock} MHz is there twice: "
-                "keep one row for each clock"
+                "keep one row for each clock (of several ranks on a stage, one rank's)"
             )
         of_key[clock] = (time_s, energy_j)
     _check_complete(Path(path), points)
@@ -53,23 +53,38 @@ def _rows(path: Path) -> Iterator[tuple[str, Key, int, float, float]]:
     """(file:line, key, clock, time, energy) of every row."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-            if missing:
-                raise ProfileError(
-                    f"{path}:1: no column {', '.join(missing)}: "
-                    f"the first line must be {','.join(COLUMNS)}"
-                )
+            reader = csv.DictReader(file, restkey=_TOO_MANY, skipinitialspace=True)
+            names = [name.strip() for name in reader.fieldnames or ()]
+            _check_columns(path, names)
+            reader.fieldnames = names
             for row in reader:
                 yield _parsed(f"{path}:{reader.line_num}", row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ProfileError(
-            f"{path} cannot be read as a profile ({error}): give a CSV file "
+            f"{path} cannot be read as a profile ({reason}): give a CSV file "
             f"with the columns {','.join(COLUMNS)}"
         ) from error
 
 
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    expected = f"the first line must be {','.join(COLUMNS)}"
+    if not names:
+        raise ProfileError(f"{path} is empty: {expected}")
+    other = next((d for d in ";\t|" if len(names) == 1 and d in names[0]), None)
+    if other is not None:
+        raise ProfileError(f"{path}:1: columns are separated by {other!r}: use commas; {expected}")
+    if missing := [c for c in COLUMNS if c not in names]:
+        raise ProfileError(f"{path}:1: no column {', '.join(missing)}: {expected}")
+    if twice := [c for c in COLUMNS if names.count(c) > 1]:
+        raise ProfileError(f"{path}:1: column {twice[0]} is there twice: {expected}")
+
+
 def _parsed(where: str, row: Mapping[str, str | None]) -> tuple[str, Key, int, float, float]:
+    if any(row.get(_TOO_MANY) or ()):
+        raise ProfileError(
+            f"{where}: more values than columns: decimals are written with a point, as 0.05"
+        )
     text = {column: (row[column] or "").strip() for column in COLUMNS}
     if text["instruction"] not in _INSTRUCTIONS:
         raise ProfileError(
@@ -77,16 +92,16 @@ def _parsed(where: str, row: Mapping[str, str | None]) -> tuple[str, Key, int, f
             f"use one of {', '.join(_INSTRUCTIONS)}"
         )
     stage = _whole(where, "stage", text["stage"], least=0)
-    clock = _whole(where, "frequency", text["frequency"], least=1)
+    clock = _whole(where, "frequency", text["frequency"], least=1, unit=" MHz")
     time_s = _positive(where, "time", text["time"])
     energy_j = _positive(where, "energy", text["energy"])
     return where, (stage, text["instruction"]), clock, time_s, energy_j
 
 
-def _whole(where: str, column: str, text: str, *, least: int) -> int:
+def _whole(where: str, column: str, text: str, *, least: int, unit: str = "") -> int:
     value = _number(where, column, text)
     if value != int(value) or value < least:
-        raise ProfileError(f"{where}: {column} is {text}: must be a whole number ≥ {least}")
+        raise ProfileError(f"{where}: {column} is {text}: must be a whole number ≥ {least}{unit}")
     return int(value)
 
 

@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_rows_become_curves_ascending_in_clock(tmp_path: Path) -> None:
     """Any order of rows, extra columns, blank lines and numbers written as floats are fine."""
-    text = "note," + GOOD.replace("\n", "\nx,", 4).rstrip("x,") + "\n"
+    text = "note," + GOOD.replace("\n", " \nx,", 4).rstrip("x,") + "\n"
     assert read_profile(write(tmp_path, text)) == read_profile(write(tmp_path, GOOD))
     curve = read_profile(write(tmp_path, GOOD.replace("1410", "1410.0")))[0, "forward"]
     assert (curve.clock_mhz, curve.time_s, curve.energy_j) == ((1200, 1410), (0.06, 0.05), (17, 20))
@@ -43,7 +43,12 @@ def test_the_real_profiles_are_read(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r":1: no column stage, instruction, frequency, time, energy"),
+        ("", r"is empty: the first line must be stage,instruction,frequency,time,energy"),
+        ("stage,time\n", r":1: no column instruction, frequency, energy: the first line must be"),
+        (GOOD.replace(",", ";"), r":1: columns are separated by ';': use commas"),
+        (GOOD.replace(",", "\t"), r":1: columns are separated by '\\t': use commas"),
+        (GOOD.replace("time,", "time,time,"), r":1: column time is there twice"),
+        (GOOD.replace("0.06", "0,06"), r":3: more values than columns: decimals are written with"),
         (GOOD.replace("energy", "joules"), r":1: no column energy: the first line must be"),
         (HEAD, r"no rows"),
         (GOOD.replace("0.06", "fast"), r":3: time is 'fast', not a number"),
@@ -56,7 +61,10 @@ def test_the_real_profiles_are_read(shared_data: Path) -> None:
             GOOD.replace("backward,1200", "backward,1410"),
             r":5: backward of stage 0 at 1410 MHz .*tw",
         ),
-        (GOOD.replace("1200", "1200.5"), r":3: frequency is 1200.5: must be a whole number ≥ 1"),
+        (
+            GOOD.replace("1200", "1200.5"),
+            r":3: frequency is 1200.5: must be a whole number ≥ 1 MHz",
+        ),
         (
             GOOD.replace("0,forward", "-1,forward", 1),
             r":2: stage is -1: must be a whole number ≥ 0",
@@ -86,6 +94,8 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
     """The system's reason and the path come with it."""
     with pytest.raises(ProfileError, match=r"nowhere\.csv cannot be read"):
         read_profile(tmp_path / "nowhere.csv")
+    with pytest.raises(ProfileError, match=r"cannot be read as a profile \(Is a directory\)"):
+        read_profile(tmp_path)
     binary = tmp_path / "binary.csv"
     binary.write_bytes(b"\xff\xfe\x00\x01stage")
     with pytest.raises(ProfileError, match=r"binary\.csv cannot be read"):

@@ -32,11 +32,32 @@ def check(problem: Problem, kinds: Sequence[Kind]) -> None:
         _check_curve(curve, kind)
     if not problem.noise >= 0 or not math.isfinite(problem.noise):
         raise PlanningError(f"noise is {problem.noise}: must be a finite share ≥ 0, such as 0.01")
+    confidence = problem.confidence
+    if confidence is not None and not 0.5 <= confidence < 1.0:
+        raise PlanningError(
+            f"confidence is {confidence}: must be a share of iterations ≥ 0.5 and < 1, such as "
+            "0.95, or None for the average"
+        )
     if problem.max_writes is not None and problem.max_writes < 0:
         raise PlanningError(
             f"max_writes is {problem.max_writes}: must be ≥ 0, or None for no limit"
         )
+    _check_writing(problem)
     _check_deadline(problem)
+
+
+def _check_writing(problem: Problem) -> None:
+    latency = problem.write_latency_s
+    if not (math.isfinite(latency) and latency >= 0):
+        raise PlanningError(
+            f"write_latency_s is {latency}: must be finite seconds ≥ 0, such as 0.005"
+        )
+    for name, count in (
+        ("gpus_per_rank", problem.gpus_per_rank),
+        ("gpus_per_node", problem.gpus_per_node),
+    ):
+        if count < 1:
+            raise PlanningError(f"{name} is {count}: must be ≥ 1")
 
 
 def _check_deadline(problem: Problem) -> None:

@@ -15,19 +15,28 @@ import numba
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def compiled(signature: str) -> Callable[[Function], Function]:
-    """Compile a function for `signature`, in numba's words: "f8(f8[::1], i8[::1])"."""
+def compiled(signature: str, *, inner: bool = False) -> Callable[[Function], Function]:
+    """Compile a function for `signature`, in numba's words: "f8(f8[::1], i8[::1])".
+
+    inner: only other kernels call it; it compiles faster.
+    """
 
     def decorate(function: Function) -> Function:
         try:
-            return _jit(signature, function, cache=True)
+            return _jit(signature, function, inner, cache=True)
         except RuntimeError:  # numba finds no folder that it may write to
-            return _jit(signature, function, cache=False)
+            return _jit(signature, function, inner, cache=False)
 
     return decorate
 
 
-def _jit(signature: str, function: Function, *, cache: bool) -> Function:
-    # error_model: a division by zero is an inf, as in numpy, and needs no branch
-    made: Function = numba.njit(signature, cache=cache, error_model="numpy", nogil=True)(function)
+def _jit(signature: str, function: Function, inner: bool, *, cache: bool) -> Function:
+    made: Function = numba.njit(
+        signature,
+        cache=cache,
+        error_model="numpy",  # a division by zero is an inf and needs no branch
+        nogil=True,
+        no_cfunc_wrapper=True,
+        no_cpython_wrapper=inner,
+    )(function)
     return made

@@ -4,16 +4,18 @@ With a price φ(i) on every second of computation i the ranks separate, and for 
 
     min  Σ_i cost(i, c_i) + φ(i) · time(i, c_i)      with at most N clock writes
 
-is a dynamic program over (position, writes so far, clock).
+is a dynamic program over (position, writes so far, clock): budget_kernels.best_runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perseusd.core.planner import budget_kernels as kernels
 from perseusd.core.planner.instance import Instance
 
 Floats = NDArray[np.float64]
@@ -21,81 +23,8 @@ Ints = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One rank's best options with at most `writes` writes. option: (positions,)."""
-
-    writes: int
-    value: float
-    option: Ints
-
-
-def best_cuts(priced: Floats, max_writes: int, *, full_clock_at_end: bool) -> list[Cut]:
-    """For each number of writes that pays, the best options; more writes always a lower value.
-
-    priced: (positions, C) cost of each position at each option; the last option is full clock.
-    """
-    count = priced.shape[1]
-    firsts = np.array([count - 1]) if full_clock_at_end else np.arange(count)
-    value, stayed, came = _sweep(priced, max_writes, firsts, free_start=not full_clock_at_end)
-    closing = np.full_like(value, np.inf)
-    closing[:, 1:, :] = value[:, :-1, :]
-    each = np.arange(len(firsts))
-    closing[each, :, firsts] = value[each, :, firsts]
-    cuts: list[Cut] = []
-    for writes in range(max_writes + 1):
-        first, last = np.unravel_index(np.argmin(closing[:, writes]), closing[:, writes].shape)
-        best = float(closing[first, writes, last])
-        if not np.isfinite(best) or (cuts and best >= cuts[-1].value):
-            continue
-        left = writes - int(last != firsts[first])
-        cuts.append(Cut(writes, best, _trace(stayed, came, int(first), left, int(last))))
-    return cuts
-
-
-def _sweep(
-    priced: Floats, max_writes: int, firsts: Ints, *, free_start: bool
-) -> tuple[Floats, list[NDArray[np.bool_]], list[Ints]]:
-    """value: (F, N + 1, C) after the last position, by first option, writes so far, option.
-
-    stayed, came: per position after the first, whether (F, N + 1, C) kept its option, and (F,
-        N + 1) the option it came from otherwise.
-    """
-    count = priced.shape[1]
-    each = np.arange(len(firsts))
-    value = np.full((len(firsts), max_writes + 1, count), np.inf)
-    if not free_start and max_writes > 0:
-        value[:, 1, :] = priced[0]
-    if not free_start:
-        value[:, 1:, firsts] = np.inf
-    value[each, 0, firsts] = priced[0, firsts]
-    stayed: list[NDArray[np.bool_]] = []
-    came: list[Ints] = []
-    for row in priced[1:]:
-        source = value.argmin(axis=2)
-        changed = np.full((len(firsts), max_writes + 1, 1), np.inf)
-        changed[:, 1:, 0] = np.take_along_axis(value, source[:, :, None], 2)[:, :-1, 0]
-        stay = value <= changed
-        value = np.where(stay, value, changed) + row
-        stayed.append(stay)
-        came.append(source)
-    return value, stayed, came
-
-
-def _trace(
-    stayed: list[NDArray[np.bool_]], came: list[Ints], first: int, writes: int, option: int
-) -> Ints:
-    path = [option]
-    for stay, source in zip(reversed(stayed), reversed(came), strict=True):
-        if not stay[first, writes, option]:
-            writes -= 1
-            option = int(source[first, writes])
-        path.append(option)
-    return np.array(path[::-1], dtype=np.intp)
-
-
-@dataclass(frozen=True)
 class Guide:
-    """What the relaxation says of every computation; all (n,).
+    """What a relaxation, or a budget's limit, says of every computation; all (n,).
 
     durations, price: as in Relaxed.  weight: J/s² against leaving `durations`.
     """
@@ -116,15 +45,102 @@ def cut(inst: Instance, guide: Guide, max_writes: int, write_price_j: float) -> 
     squared distance from its relaxed duration decides.
     write_price_j: what one more write must save.
     """
-    priced = inst.cost + guide.price[:, None] * inst.time
-    priced += guide.weight[:, None] * (inst.time - guide.durations[:, None]) ** 2
-    option = np.empty(len(inst.graph), dtype=np.intp)
-    for nodes in inst.graph.order:
-        usable = int(inst.full[nodes[0]]) + 1
-        found = best_cuts(
-            priced[nodes, :usable],
-            min(max_writes, len(nodes) + 1),
-            full_clock_at_end=inst.problem.full_clock_at_end,
-        )
-        option[nodes] = min(found, key=lambda c: c.value + write_price_j * c.writes).option
+    option, _ = best_options(
+        inst,
+        max_writes,
+        guide.price,
+        target=guide.durations,
+        weight=guide.weight,
+        write_price_j=write_price_j,
+    )
     return option
+
+
+def best_options(
+    inst: Instance,
+    max_writes: int,
+    price: Floats,
+    *,
+    target: Floats | None = None,
+    weight: Floats | None = None,
+    write_price_j: float = 0.0,
+) -> tuple[Ints, float]:
+    """(n,) options of at most `max_writes` writes per rank and least priced cost; that cost.
+
+    The priced cost is the sum of cost + price · time + weight · (time − target)² over the
+    computations, and of write_price_j over the writes.
+    price: (n,) J/s.  weight: (n,) J/s² against leaving the target, (n,) durations.
+    """
+    network, none = inst.network, np.zeros(len(inst.network))
+    node = network.rank_node
+    priced = np.empty((len(node), inst.kind_time.shape[1]))
+    kernels.price_options(
+        node,
+        network.kind,
+        inst.kind_time,
+        inst.kind_cost,
+        price,
+        none if target is None else target,
+        none if weight is None else weight,
+        priced,
+    )
+    chosen, option = np.empty_like(node), np.empty_like(node)
+    longest = int(np.diff(network.rank_first).max())
+    room = np.empty((longest, priced.shape[1], min(max_writes, longest + 1) + 1), dtype=np.bool_)
+    total = 0.0
+    for first, last in pairwise(network.rank_first.tolist()):
+        rank = _Rank(priced[first:last], int(inst.full[node[first]]) + 1, write_price_j, room)
+        writes = min(max_writes, last - first + 1)
+        if inst.problem.full_clock_at_end:
+            total += rank.best(writes, rank.options - 1, chosen[first:last])
+        else:
+            total += rank.recurring(writes, chosen[first:last])
+    option[node] = chosen
+    return option, total
+
+
+class _Rank:
+    """One rank's order, priced: (positions, C), its first `options` columns."""
+
+    def __init__(
+        self, priced: Floats, options: int, write_price_j: float, room: NDArray[np.bool_]
+    ) -> None:
+        self.priced, self.options = priced, options
+        self._write_price, self._room = write_price_j, room
+        self._value = np.empty(0)
+
+    def best(self, changes: int, end: int, chosen: Ints) -> float:
+        """As kernels.best_runs."""
+        self._value = np.empty((self.options, changes + 1))
+        return kernels.best_runs(
+            self.priced,
+            self.options,
+            changes,
+            self._write_price,
+            end,
+            self._value,
+            self._room,
+            chosen,
+        )
+
+    def recurring(self, writes: int, chosen: Ints) -> float:
+        """The least where an iteration may end at any clock: going back to its first is a write.
+
+        Either first and last option differ, and one change less is left inside; or they are the
+        same option, and each is tried whose best way to end there promises more than the best.
+        """
+        self.best(writes, kernels.ANY, chosen)
+        promised = self._value[:, writes].copy()
+        least = np.inf
+        if writes > 0:
+            least = self.best(writes - 1, kernels.ANY, chosen)
+            least += self._write_price * float(chosen[0] != chosen[-1])
+        trial = np.empty_like(chosen)
+        while promised.min() < least:
+            end = int(promised.argmin())
+            promised[end] = np.inf
+            found = self.best(writes, end, trial)
+            if found < least:
+                least = found
+                chosen[:] = trial
+        return least

@@ -1,48 +1,46 @@
-"""The deadline problem from beginning to end: bound, cut, round, search, check.
+"""The deadline problem from beginning to end: bound, first plan, search, check.
 
-1. Relax: every computation mixes the points of its own curve (bound.py). This bounds what any plan
-   can save, and says how long each computation should take and what a second of it is worth.
-2. Cut each rank's order into runs near that ideal (cuts.py), relax again with the cut fixed, and
-   cut again half way between both answers; the cut whose relaxation costs least is kept.
-3. Round its clocks to real ones and search from there, noise included (search.py).
+1. Relax: every computation mixes the points of its own curve (interior.py). This bounds what any
+   plan can save, and says how long each computation should take and what a second of it is worth.
+2. Clocks free: place real clocks near that ideal (first.py), and time whole chains of computations
+   anew until no chain can be bettered (chains.py).
+   Within a budget of clock writes: raise the bound to what that budget allows (budget.py), and cut
+   each rank's order into runs near the mix that attains it (starts.py).
+3. Search from there where noise or a budget ask for it, on samples of the noise (search.py); where
+   clock writes take time, make the plan fit that (repair.py).
 4. Check with the independent evaluator; a plan that were late would be dropped for full clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseusd.core.model import Plan, PlanResult, Problem
-from perseusd.core.planner import exhaustive, first, groups, noise
+from perseusd.core.planner import exhaustive, first, groups
 from perseusd.core.planner.bound import least_cost
-from perseusd.core.planner.cuts import Guide, cut
+from perseusd.core.planner.budget import BudgetLimit, limit
+from perseusd.core.planner.chains import improve
 from perseusd.core.planner.evaluation import Evaluation, evaluate
-from perseusd.core.planner.hull import curvature
+from perseusd.core.planner.hulls import Hulls
 from perseusd.core.planner.instance import Instance
-from perseusd.core.planner.relax import Group, Relaxed, relax
+from perseusd.core.planner.interior import relax_free
+from perseusd.core.planner.relax import Relaxed
+from perseusd.core.planner.repair import repaired
 from perseusd.core.planner.runs import plan_writes
 from perseusd.core.planner.search import Search
+from perseusd.core.planner.starts import starts
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-# Weights of the distance from the ideal durations, in units of each curve's curvature: about as
-# stiff as the curve itself is best on most jobs, hardly any or nearly rigid on some.
-_STIFFNESS = (1.0, 64.0, 0.0)
-_CUTS_EACH = 2  # how often to cut again with the relaxation of the cut before
 # Of the baseline's energy, what all clock writes that hardly pay may forgo together.
 _WRITES_WORTH = 0.001
-# Of the time budget, what may go into finding cuts; the search has the rest.
-_CUTTING_SHARE = 0.4
-# The search starts from the best few cuts, while less than this share of the budget is spent.
-_SEARCHED_CUTS, _SEARCHING_SHARE = 3, 0.5
-# Under noise the relaxation is solved on a few of the samples: at most so many, and so many start
-# times in all, which keeps it within a few tenths of a second.
-_RELAXED_SAMPLES, _RELAXED_STARTS = 8, 2000
+_SEARCHED_STARTS = 3  # of the starts within a budget of writes, the best
+# Where clock writes take time: of the time budget, what may go into the plan before its repair.
+_NOMINAL_SHARE = 0.6
 _LATE = 1e-9  # relative, by the independent evaluator
 
 
@@ -51,8 +49,8 @@ def solve(problem: Problem, *, clock: Callable[[], float] | None = None) -> Plan
 
     clock: seconds, monotonic; `time_budget_s` is kept by it, and `solve_time_s` read from it.
         Without one the search runs until it finds no improvement, the same on every machine.
-    The plan's mean iteration over the samples of the noise is within the deadline, its writes
-    within `max_writes`. The energy is never more than full clock's.
+    The plan's iteration over the samples of the noise is within the deadline, its writes within
+    `max_writes`. The energy is never more than full clock's.
     Raises PlanningError naming what is wrong with the problem.
     """
     started = clock() if clock else 0.0
@@ -61,10 +59,16 @@ def solve(problem: Problem, *, clock: Callable[[], float] | None = None) -> Plan
         return clock() - started if clock else 0.0
 
     inst = Instance.of(problem)
-    ideal_groups = groups.free(problem, inst.graph)
-    option = _options(inst, ideal_groups, spent)
+    free = relaxed(inst)
+    budget_s = problem.time_budget_s
+    nominal_s = budget_s * (_NOMINAL_SHARE if problem.write_latency_s > 0 else 1.0)
+    found = _planned(inst, free, lambda: spent() < nominal_s)
+    option = found.option
+    if problem.write_latency_s > 0:
+        price = _write_price(inst)
+        option = repaired(inst, option, lambda: spent() < budget_s, write_price_j=price)
     plan, outcome = _checked(problem, inst.plan(option), inst.plan(inst.full))
-    return _result(inst, plan, outcome, spent)
+    return _result(inst, plan, outcome, found, spent)
 
 
 def lower_bound(problem: Problem, plan: Plan | None = None) -> float:
@@ -72,122 +76,82 @@ def lower_bound(problem: Problem, plan: Plan | None = None) -> float:
 
     plan: then only plans that change clocks where this one does are meant.
     """
-    return _lower_bound(Instance.of(problem), plan)
-
-
-def _lower_bound(inst: Instance, plan: Plan | None) -> float:
+    inst = Instance.of(problem)
     if plan is None:
-        found = groups.free(inst.problem, inst.graph)
-    else:
-        found = groups.of_plan(inst.problem, inst.graph, plan)
+        return inst.energy(_bound_at_deadline(inst, relaxed(inst)))
+    found = groups.of_plan(problem, inst.graph, plan)
     return inst.energy(least_cost(inst.graph, found, inst.deadline_s))
 
 
-def _options(inst: Instance, ideal_groups: Sequence[Group], spent: Callable[[], float]) -> Ints:
-    """(n,) options of the best plan found; full clock when nothing better is."""
+def relaxed(inst: Instance) -> Relaxed:
+    """The relaxation of free clocks by the deadline without noise."""
+    scale = inst.energy(inst.total_cost(inst.full))
+    hulls = Hulls.of(inst.problem, inst.graph)
+    return relax_free(inst.network, hulls, inst.tightest_s, energy_scale_j=scale)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """option: (n,) of the plan.
+
+    bound, bound_writes: J of cost by the deadline without noise; no plan costs less, and none
+        within `max_writes`.
+    """
+
+    option: Ints
+    bound: float
+    bound_writes: float
+
+
+def _planned(inst: Instance, free: Relaxed, more_time: Callable[[], bool]) -> _Planned:
     write_price = _write_price(inst)
+    bound = bound_writes = _bound_at_deadline(inst, free)
     small = exhaustive.cheapest(inst, write_price)
-    if small is not None:
-        return small
-    budget = inst.problem.time_budget_s
-    relaxation = _Relaxation.of(inst)
-    ideal = relaxation.solve(ideal_groups)
-    if inst.problem.max_writes is None:
-        cuts = [_Cut(ideal_groups, ideal)]
-    else:
-        found = _cuts(relaxation, ideal, write_price, lambda: spent() < _CUTTING_SHARE * budget)
-        cuts = sorted(found, key=lambda c: c.relaxed.cost)[:_SEARCHED_CUTS]
-    best = inst.full
-    for count, candidate in enumerate(cuts):
-        if count and spent() > _SEARCHING_SHARE * budget:
-            break
-        start, safe = _starts(inst, candidate)
-        search = Search(
-            inst,
-            start,
-            safe,
-            late_price=ideal.deadline_price,
-            write_price_j=write_price,
-            more_time=lambda share: spent() < share * budget,
-        )
-        best = min(best, search.improve(), key=search.value)
-    return best
+    max_writes = inst.problem.max_writes
+    if max_writes is None:
+        option = small if small is not None else _free_clocks(inst, free, more_time)
+        return _Planned(option, bound, bound_writes)
+    most = limit(inst, free, max_writes, more_time=more_time)
+    option = small if small is not None else _runs(inst, most, write_price, more_time)
+    return _Planned(option, bound, max(bound, most.cost_bound))
+
+
+def _free_clocks(inst: Instance, free: Relaxed, more_time: Callable[[], bool]) -> Ints:
+    """(n,) options, a clock for every computation; full clock when nothing better is on time."""
+    placed = improve(inst, free, first.placed(inst, free), more_time)
+    if inst.problem.noise == 0:
+        return placed
+    search = Search(inst, [placed], inst.full, free.deadline_price, 0.0, more_time)
+    return search.improve()
+
+
+def _runs(
+    inst: Instance, most: BudgetLimit, write_price: float, more_time: Callable[[], bool]
+) -> Ints:
+    """(n,) options within the writes; full clock when nothing better is on time."""
+
+    def value(option: Ints) -> float:
+        return inst.total_cost(option) + write_price * inst.total_writes(option)
+
+    pairs = starts(inst, most, inst.problem.max_writes or 0, write_price, more_time)
+    safe = min((safe for _, safe in pairs), key=value)
+    begun = [start for start, _ in pairs[:_SEARCHED_STARTS]]
+    search = Search(inst, begun, safe, most.deadline_price, write_price, more_time)
+    return search.improve()
+
+
+def _bound_at_deadline(inst: Instance, free: Relaxed) -> float:
+    """J of cost. Noise may move the deadline from where it was relaxed: along a tangent."""
+    return free.bound - (inst.deadline_s - inst.tightest_s) * free.deadline_price
 
 
 def _write_price(inst: Instance) -> float:
     """Joules that one clock write must save."""
-    limit = inst.problem.max_writes
-    if limit is None:
+    most = inst.problem.max_writes
+    if most is None:
         return 0.0
     baseline = inst.energy(inst.total_cost(inst.full))
-    return _WRITES_WORTH * baseline / max(1, limit * inst.graph.ranks)
-
-
-@dataclass(frozen=True)
-class _Relaxation:
-    """The relaxation on as many samples of the noise as are affordable.
-
-    factor: (n, K).  deadline_s: what full clock takes on average over these samples × the ratio.
-    """
-
-    inst: Instance
-    factor: Floats
-    deadline_s: float
-
-    @classmethod
-    def of(cls, inst: Instance) -> _Relaxation:
-        count = max(1, min(_RELAXED_SAMPLES, _RELAXED_STARTS // len(inst.graph)))
-        if inst.problem.noise == 0 or count == 1:
-            return cls(inst, np.ones((len(inst.graph), 1)), inst.tightest_s)
-        factor = noise.fewer(inst.factor, count)
-        fastest = inst.durations(inst.full)[:, None]
-        baseline = float(inst.graph.makespan(fastest * factor).mean())
-        return cls(inst, factor, baseline * inst.problem.deadline_ratio)
-
-    def solve(self, shared: Sequence[Group]) -> Relaxed:
-        return relax(self.inst.graph, shared, self.deadline_s, self.factor)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The runs of a cut, with the relaxation of their clocks."""
-
-    runs: Sequence[Group]
-    relaxed: Relaxed
-
-
-def _cuts(
-    relaxation: _Relaxation, ideal: Relaxed, write_price: float, more_time: Callable[[], bool]
-) -> Iterator[_Cut]:
-    """Cuts to choose from, at least one."""
-    inst = relaxation.inst
-    bend = _curvatures(inst)
-    for count, stiffness in enumerate(_STIFFNESS):
-        guide = Guide(ideal.durations, ideal.price, stiffness * bend)
-        for again in range(_CUTS_EACH):
-            if (count or again) and not more_time():
-                return
-            plan = inst.plan(cut(inst, guide, inst.problem.max_writes or 0, write_price))
-            runs = groups.of_plan(inst.problem, inst.graph, plan)
-            relaxed = relaxation.solve(runs)
-            yield _Cut(runs, relaxed)
-            guide = guide.blended(relaxed.durations, relaxed.price)
-
-
-def _starts(inst: Instance, candidate: _Cut) -> tuple[Ints, Ints]:
-    """(n,) options near the relaxation's, perhaps late, and some that are not late."""
-    runs, durations = candidate.runs, candidate.relaxed.durations
-    start = first.rounded(inst, runs, durations)
-    safe = first.not_late(inst, runs, durations)
-    if inst.problem.max_writes is None and inst.problem.noise == 0:
-        start = safe = min(safe, first.placed(inst, candidate.relaxed), key=inst.total_cost)
-    return start, safe
-
-
-def _curvatures(inst: Instance) -> Floats:
-    """(n,) of each computation's own curve."""
-    hulls = groups.free(inst.problem, inst.graph)
-    return np.array([curvature(group.time[0], group.cost) for group in hulls])
+    return _WRITES_WORTH * baseline / max(1, most * inst.graph.ranks)
 
 
 def _checked(problem: Problem, plan: Plan, full: Plan) -> tuple[Plan, Evaluation]:
@@ -201,21 +165,22 @@ def _result(
     inst: Instance,
     plan: Plan,
     outcome: Evaluation,
+    found: _Planned,
     spent: Callable[[], float],
 ) -> PlanResult:
     problem = inst.problem
     full_cost = inst.total_cost(inst.full)
     written = plan_writes(plan, full_clock_at_end=problem.full_clock_at_end)
-    bound_j = _lower_bound(inst, None)
-    bound_writes = bound_j if problem.max_writes is None else _lower_bound(inst, plan)
-    noise_free = evaluate(_without_noise(problem), plan).iteration_time_s
+    noise_free = outcome.iteration_time_s
+    if problem.noise:
+        noise_free = evaluate(replace(problem, noise=0.0), plan).iteration_time_s
     return PlanResult(
         plan=plan,
         deadline_s=inst.deadline_s,
         iteration_time_s=outcome.iteration_time_s,
         energy_j=outcome.energy_j,
-        energy_lower_bound_j=bound_j,
-        energy_lower_bound_writes_j=bound_writes,
+        energy_lower_bound_j=inst.energy(found.bound),
+        energy_lower_bound_writes_j=inst.energy(found.bound_writes),
         baseline_time_s=inst.baseline_time_s,
         baseline_energy_j=full_cost + inst.waiting_power_w * inst.baseline_time_s,
         saving=1 - outcome.energy_j / inst.energy(full_cost, inst.baseline_time_s),
@@ -224,10 +189,6 @@ def _result(
         solve_time_s=spent(),
         warnings=_warnings(inst, plan),
     )
-
-
-def _without_noise(problem: Problem) -> Problem:
-    return replace(problem, noise=0.0)
 
 
 def _warnings(inst: Instance, plan: Plan) -> tuple[str, ...]:

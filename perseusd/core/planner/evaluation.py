@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from perseusd.core.model import Computation, Plan, Problem
 from perseusd.core.planner import noise
+from perseusd.core.planner.landing import land
 from perseusd.errors import PlanningError
 
 Floats = NDArray[np.float64]
@@ -18,11 +19,15 @@ _Edges = dict[Computation, list[tuple[Computation, float]]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Expected values over the problem's noise.
+    """Values over the problem's samples of the noise.
 
-    iteration_time_s: mean time of one iteration.
-    energy_j: mean energy of one iteration, its ranks waiting until the deadline at least.
-    start_s: per rank, mean start of each computation in execution order.
+    Where clock writes take time, time and energy are the greater ones of two: of writes that do
+    (landing.py), and of writes that take none, as if each were made ahead of its boundary.
+
+    iteration_time_s: mean time of one iteration, or with Problem.confidence the time that this
+        share of iterations keeps; deadline_s is of the same kind.
+    energy_j: of an iteration of that time, its ranks waiting until the deadline at least.
+    start_s: per rank, mean start of each computation in execution order, writes taking no time.
     """
 
     iteration_time_s: float
@@ -40,7 +45,7 @@ def evaluate(problem: Problem, plan: Plan) -> Evaluation:
     orders = problem.pipeline.orders
     full = Plan(tuple((None,) * len(order) for order in orders))
     _, ends = _run(problem, full)
-    deadline = float(ends.mean()) * problem.deadline_ratio
+    deadline = _counted(problem, ends) * problem.deadline_ratio
     starts, ends = _run(problem, plan)
     computing = sum(
         _point(problem, c, clock)[1]
@@ -48,7 +53,9 @@ def evaluate(problem: Problem, plan: Plan) -> Evaluation:
         for order, clocks in zip(orders, plan.clocks, strict=True)
         for c, clock in zip(order, clocks, strict=True)
     )
-    end = float(ends.mean())
+    if problem.write_latency_s > 0:
+        ends, computing = _slow_writes(problem, plan, ends, computing)
+    end = _counted(problem, ends)
     return Evaluation(
         iteration_time_s=end,
         energy_j=float(computing + sum(problem.blocking_power_w) * max(end, deadline)),
@@ -57,11 +64,29 @@ def evaluate(problem: Problem, plan: Plan) -> Evaluation:
     )
 
 
+def _counted(problem: Problem, ends: Floats) -> float:
+    """Of (K,) iteration times, what is compared: their mean or the quantile that is asked for."""
+    if problem.confidence is None:
+        return float(ends.mean())
+    return float(np.quantile(ends, problem.confidence))
+
+
+def _slow_writes(
+    problem: Problem, plan: Plan, ends: Floats, computing: float
+) -> tuple[Floats, float]:
+    """The later ends, (K,), and the greater cost: of writes that take time and of these."""
+    factors = noise.of_problem(problem)
+    landed = land(problem, plan, factors)
+    slow_ends = np.array([one.end_s for one in landed])
+    slow_cost = float(np.mean([one.cost_j for one in landed]))
+    return np.maximum(ends, slow_ends), max(computing, slow_cost)
+
+
 def _run(problem: Problem, plan: Plan) -> tuple[dict[Computation, Floats], Floats]:
     """Each computation's starts and the iterations' ends, (K,) each."""
     orders = problem.pipeline.orders
     _check_shape(orders, plan)
-    factors = noise.factors(problem.pipeline, problem.noise, problem.seed)
+    factors = noise.of_problem(problem)
     before: _Edges = {c: [] for order in orders for c in order}
     for edge in problem.pipeline.edges:
         before[edge.after].append((edge.before, edge.lag_s))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from perseusd.core.planner import noise
 from perseusd.core.planner.instance import Instance
 
 Floats = NDArray[np.float64]
@@ -38,7 +39,8 @@ def cheapest(inst: Instance, write_price_j: float) -> Ints | None:
         some = every[:, order[first : first + _CHUNK]]
         drawn = inst.time[node, some][:, :, None] * inst.factor[:, None, :]
         ends = inst.graph.makespan(drawn.reshape(len(counts), -1))
-        on_time = ends.reshape(some.shape[1], -1).mean(axis=1) <= inst.deadline_s * (1 + _LATE)
+        times = noise.iteration_time(ends.reshape(some.shape[1], -1), inst.problem.confidence)
+        on_time = times <= inst.deadline_s * (1 + _LATE)
         if on_time.any():
             return np.ascontiguousarray(some[:, int(on_time.argmax())])
     return inst.full

@@ -66,7 +66,7 @@ class Instance:
     kind_time, kind_cost: (kinds, C), kinds with fewer options padded with full clock.
     full: (n,) the option which is full clock, the node's last.
     factor: (n, K) noise.
-    baseline_time_s, deadline_s: expected over the noise.
+    baseline_time_s, deadline_s: the mean over the noise, or Problem.confidence's quantile.
     tightest_s: the deadline without noise, deadline_ratio × the makespan at full clock.
     waiting_power_w: blocking power of all ranks together.
     """
@@ -97,7 +97,8 @@ class Instance:
         cost = np.array([_padded(o.cost[k], width) for o, k in of_kind])
         factor = _factors(problem, graph)
         fastest = time[graph.kind_index, full]
-        baseline = float(graph.makespan(fastest[:, None] * factor).mean())
+        makespans = graph.makespan(fastest[:, None] * factor)
+        baseline = float(noise.iteration_time(makespans, problem.confidence))
         return cls(
             problem=problem,
             graph=graph,
@@ -137,10 +138,10 @@ class Instance:
         """MHz, None for full clock."""
         return self.kind_clocks[int(self.graph.kind_index[node])][option]
 
-    def mean_makespan(self, option: Ints) -> float:
-        """Expected makespan over the samples of the noise at (n,) options."""
-        durations = self.durations(option)
-        return float(self.graph.makespan(durations[:, None] * self.factor).mean())
+    def iteration_time(self, option: Ints) -> float:
+        """Seconds that are compared with the deadline at (n,) options: see Problem.confidence."""
+        drawn = self.graph.makespan(self.durations(option)[:, None] * self.factor)
+        return float(noise.iteration_time(drawn, self.problem.confidence))
 
     def total_writes(self, option: Ints) -> int:
         """Of all ranks together, per iteration."""
@@ -182,7 +183,7 @@ def _options_by_kind(problem: Problem, graph: Graph) -> dict[Kind, tuple[Options
 
 
 def _factors(problem: Problem, graph: Graph) -> Floats:
-    drawn = noise.factors(problem.pipeline, problem.noise, problem.seed)
+    drawn = noise.of_problem(problem)
     factor = np.empty((len(graph), drawn[0].shape[1]))
     for nodes, of_rank in zip(graph.order, drawn, strict=True):
         factor[nodes] = of_rank

@@ -53,6 +53,7 @@ class Relaxed:
 
     durations, price: (n,) x and φ of every computation.
     edge_flow: (K, edges) as the graph's edges.  last_flow: (K, n) through the deadline.
+    bound: no assignment of points costs less; −inf where that was not worked out.
     """
 
     cost: float
@@ -60,6 +61,7 @@ class Relaxed:
     price: Floats
     edge_flow: Floats
     last_flow: Floats
+    bound: float = -np.inf
 
     @property
     def deadline_price(self) -> float:

@@ -1,195 +1,138 @@
-"""Local search over real clocks, against the expected makespan over the samples of the noise.
+"""Local search over real clocks, against the iteration time over the samples of the noise.
 
-The relaxation's clocks rounded to real ones are a little too slow or too fast. The search descends
-on cost + price · lateness, raising the price until nothing is late, and then exchanges: one
-computation or run faster, another slower, less cost in all. All candidates of a step are timed at
-once (see graph.py), so a step costs about as much as a few makespans.
+Simulated annealing (Kirkpatrick et al. 1983) of cost + price · lateness from each of a few starts,
+then longer and longer from the best plan found. Runs are changed at random (annealing.py); free
+clocks are drawn one by one given all others (sweeping.py). The price follows the plan: up while it
+is late, down while it is early, so that it stays about on time whatever a second turns out to be
+worth; towards the end of a round it only rises.
+
+All rounds are counted in steps. Time only ends the search: what it is stopped at is what it would
+have had by then with any budget, so that more time is never worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perseusd.core.planner.annealing import Annealing
 from perseusd.core.planner.instance import Instance
-from perseusd.core.planner.moves import Move, free_moves, run_moves
+from perseusd.core.planner.sweeping import Sweeping
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-# Columns timed at once: more does not fit the caches, fewer wastes the interpreter's time.
-_COLUMNS = 2048
-# How much the price of lateness grows while a plan stays late, and how often before giving up.
-_PRICE_GROWTH, _PRICE_STEPS = 2.0, 12
-_STRICT = 1e6  # times the price: being late never pays
-# Of the time budget, how much may be spent when the descent must be done, and when what it left
-# late must be on time.
-_DESCENT_SHARE, _REPAIR_SHARE = 0.7, 0.85
-# An exchange pairs the best of this many savings and purchases, and times the best of the pairs.
-_EXCHANGES, _PAIRS = 96, 512
+# First and last temperature, in units of the mean difference in cost between neighbouring clocks.
+_HOT, _COLD = 2.0, 0.1
+# A round has so many parts, between which price and temperature change; what it ends with is
+# cold, and being early earns nothing then.
+_PARTS, _LAST = 64, 0.75
+_UP, _DOWN = 1.3, 1.2  # of the price after a part, while late and while not
+_EARLY = 0.8  # of the price, what a second less than the deadline allows is worth
+_ROUNDS = 8  # at most, each twice as long as the one before up to the last few
+_LONGEST = 8  # times the first round
+_IN_VAIN = 3  # rounds that found nothing, after which the search ends
+_GAIN = 1e-6  # of the energy at full clock: less is nothing
+_REPAIRS = 16  # parts in which a start that is late must get on time
 _LATE = 1e-12  # relative; sums in another order differ by about 1e-15
-_GAIN = 1e-12  # of the plan's cost: less is rounding
+
+
+class Walk(Protocol):
+    """A plan that changes at random."""
+
+    @property
+    def late(self) -> bool:
+        """Is it late now?"""
+
+    @property
+    def best(self) -> Ints:
+        """(n,) options of the best so far that was not late."""
+
+    @property
+    def best_value(self) -> float:
+        """What these cost, with the price of their writes."""
+
+    def steps(self) -> int:
+        """Steps of a first round that is worth its time: some hundredths of a second."""
+
+    def begin(self, option: Ints) -> None:
+        """Go on from (n,) options."""
+
+    def go(self, steps: int, late_price: float, early_price: float, heat: float) -> None:
+        """So many steps at one temperature. Prices in J/s, heat in J."""
 
 
 class Search:
-    """A plan that is improved in place.
+    """The best plan on time near some that may be late.
 
-    write_price_j: what one clock write must save.  late_price: J per second beyond the deadline.
-    more_time: asked before each step whether less than a share of the time budget is spent.
-    safe: options which are not late, to start from or to fall back on.
+    starts: (n,) options each.  safe: (n,) options which are not late.
+    late_price: J per second beyond the deadline, to begin with.
+    write_price_j: what one clock write must save.
+    more_time: asked before each part of a round; the search ends when it says no.
     """
 
     def __init__(
         self,
         inst: Instance,
-        option: Ints,
+        starts: Sequence[Ints],
         safe: Ints,
         late_price: float,
         write_price_j: float,
-        more_time: Callable[[float], bool],
+        more_time: Callable[[], bool],
     ) -> None:
-        self._inst = inst
-        self._late_price = late_price
-        self._write_price = write_price_j
-        self._more_time = more_time
-        self._latest = inst.deadline_s * (1 + _LATE)
-        self._best, self._best_value = safe, self.value(safe)
-        self._set(option)
+        self._starts, self._more_time = starts, more_time
+        latest = inst.deadline_s * (1 + _LATE)
+        power = inst.energy(inst.total_cost(inst.full)) / inst.deadline_s
+        self._price = max(late_price, power)
+        self._walk: Walk
+        if inst.problem.max_writes is None:
+            self._walk = Sweeping(inst, safe, latest)
+        else:
+            self._walk = Annealing(inst, safe, latest, write_price_j)
+        differences = np.abs(np.diff(inst.kind_cost, axis=1))
+        self._unit = float(differences[differences > 0].mean()) if differences.any() else 1.0
+        self._least_gain = _GAIN * power * inst.deadline_s
 
     def improve(self) -> Ints:
         """The best options found that are not late."""
-        price = self._late_price
-        for _ in range(_PRICE_STEPS):
-            self._descend(price, _DESCENT_SHARE)
-            if self._end <= self._latest:
+        walk, price = self._walk, self._price
+        first = walk.steps() // _PARTS
+        for start in self._starts:
+            self._price = price
+            walk.begin(start)
+            self._repair(first)
+            self._round(first)
+        in_vain = 0
+        for count in range(_ROUNDS):
+            before = walk.best_value
+            walk.begin(walk.best)
+            self._round(first * min(2 << count, _LONGEST))
+            in_vain = 0 if walk.best_value < before - self._least_gain else in_vain + 1
+            if in_vain == _IN_VAIN or not self._more_time():
                 break
-            price *= _PRICE_GROWTH
-        self._descend(_STRICT * self._late_price, _REPAIR_SHARE)
-        self._set(self._best)
-        improving = True
-        while improving and self._more_time(1.0):
-            self._descend(_STRICT * self._late_price, 1.0)
-            improving = self._exchange()
-        return self._best
+        return walk.best
 
-    def _set(self, option: Ints) -> None:
-        self._option = option
-        self._cost = self._inst.total_cost(option)
-        self._end = self._inst.mean_makespan(option)
-        value = self.value(option)
-        if self._end <= self._latest and value < self._best_value:
-            self._best, self._best_value = option, value
-
-    def value(self, option: Ints) -> float:
-        """Cost with the price of its clock writes, in joules: what is minimised."""
-        return self._inst.total_cost(option) + self._write_price * self._inst.total_writes(option)
-
-    def _descend(self, price: float, share: float) -> None:
-        while self._more_time(share):
-            moves = self._moves()
-            change = self._cost_changes(moves)
-            late = self._ends(moves) - self._latest
-            gain = price * max(0.0, self._end - self._latest) - change
-            gain -= price * np.maximum(late, 0.0)
-            if not self._take_best(moves, change, gain, price):
+    def _repair(self, steps: int) -> None:
+        """Raise the price until the plan is on time."""
+        for _ in range(_REPAIRS):
+            if not self._walk.late or not self._more_time():
                 return
+            self._walk.go(steps, self._price, 0.0, _COLD * self._unit)
+            self._price *= _UP
 
-    def _take_best(self, moves: Sequence[Move], change: Floats, gain: Floats, price: float) -> bool:
-        """Make the best few moves together, as many as pay together."""
-        chosen: list[int] = []
-        scopes: set[int] = set()
-        for k in np.argsort(-gain).tolist():
-            if gain[k] <= _GAIN * abs(self._cost):
-                break
-            if moves[k].scope not in scopes:
-                scopes.add(moves[k].scope)
-                chosen.append(k)
-        if not chosen:
-            return False
-        sizes = sorted({min(len(chosen), max(1, int(1.5**j))) for j in range(20)})
-        joint = [_join([moves[k] for k in chosen[:size]]) for size in sizes]
-        value = np.array([change[chosen[:size]].sum() for size in sizes])
-        value += price * np.maximum(self._ends(joint) - self._latest, 0.0)
-        self._make(joint[int(value.argmin())])
-        return True
-
-    def _exchange(self) -> bool:
-        """Make the best pair of moves that saves and is not late. False when there is none."""
-        moves = self._moves()
-        change = self._cost_changes(moves)
-        end = self._ends(moves)
-        pairs = self._pairs(moves, change, end)
-        joint = [_join([moves[a], moves[b]]) for a, b in pairs]
-        value = np.array([change[a] + change[b] for a, b in pairs])
-        value = np.where(self._ends(joint) <= self._latest, value, np.inf)
-        if value.min(initial=np.inf) >= -_GAIN * abs(self._cost):
-            return False
-        self._make(joint[int(value.argmin())])
-        return True
-
-    def _pairs(self, moves: Sequence[Move], change: Floats, end: Floats) -> list[tuple[int, int]]:
-        """A saving move and one that buys time for it, the likeliest first.
-
-        The two are taken to act on the end as they do alone, which is right where they are on one
-        critical path and too hopeful elsewhere.
-        """
-        order = np.argsort(change + self._late_price * (end - self._latest))
-        saving = order[change[order] < 0][:_EXCHANGES]
-        buying = order[change[order] > 0][:_EXCHANGES]
-        scope = np.array([move.scope for move in moves])
-        value = change[saving][:, None] + change[buying]
-        late = np.maximum(end[saving][:, None] + end[buying] - self._end - self._latest, 0.0)
-        hope = value + self._late_price * late
-        hope[(value >= 0) | (scope[saving][:, None] == scope[buying])] = np.inf
-        best = np.argsort(hope, axis=None)[:_PAIRS]
-        rows, columns = np.unravel_index(best[np.isfinite(hope.flat[best])], hope.shape)
-        return [(int(saving[a]), int(buying[b])) for a, b in zip(rows, columns, strict=True)]
-
-    def _moves(self) -> list[Move]:
-        limit = self._inst.problem.max_writes
-        if limit is None:
-            return free_moves(self._inst, self._option)
-        return run_moves(self._inst, self._option, limit)
-
-    def _cost_changes(self, moves: Sequence[Move]) -> Floats:
-        cost, now = self._inst.cost, self._option
-        return np.array(
-            [
-                float((cost[m.nodes, m.option] - cost[m.nodes, now[m.nodes]]).sum())
-                + self._write_price * m.writes
-                for m in moves
-            ]
-        )
-
-    def _ends(self, moves: Sequence[Move]) -> Floats:
-        """(moves,) expected makespan after each."""
-        inst, samples = self._inst, self._inst.factor.shape[1]
-        now = inst.durations(self._option)
-        ends = [np.zeros(0)]
-        size = max(1, _COLUMNS // samples)
-        for first in range(0, len(moves), size):
-            some = moves[first : first + size]
-            durations = np.repeat(now[:, None], len(some), axis=1)
-            for k, move in enumerate(some):
-                durations[move.nodes, k] = inst.time[move.nodes, move.option]
-            drawn = durations[:, :, None] * inst.factor[:, None, :]
-            makespans = inst.graph.makespan(drawn.reshape(len(now), -1))
-            ends.append(makespans.reshape(len(some), samples).mean(axis=1))
-        return np.concatenate(ends)
-
-    def _make(self, move: Move) -> None:
-        option = self._option.copy()
-        option[move.nodes] = move.option
-        self._set(option)
-
-
-def _join(moves: Sequence[Move]) -> Move:
-    """Several moves as one; the first one's scope stands for all."""
-    return Move(
-        moves[0].scope,
-        np.concatenate([m.nodes for m in moves]),
-        np.concatenate([m.option for m in moves]),
-        sum(m.writes for m in moves),
-    )
+    def _round(self, steps: int) -> None:
+        for part in range(_PARTS):
+            if not self._more_time():
+                return
+            done = part / (_LAST * _PARTS)
+            ending = done >= 1.0
+            heat = _HOT * (_COLD / _HOT) ** min(1.0, done) * self._unit
+            early = 0.0 if ending else _EARLY * self._price
+            self._walk.go(steps, self._price, early, heat)
+            if self._walk.late:
+                self._price *= _UP
+            elif not ending:
+                self._price /= _DOWN

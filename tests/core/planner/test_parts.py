@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perseusd.core.graph import Graph
 from perseusd.core.model import Plan
 from perseusd.core.planner import noise
-from perseusd.core.planner.bound import certified_bound, conserved
-from perseusd.core.planner.cuts import best_cuts
 from perseusd.core.planner.hull import curvature, lower_hull
 from perseusd.core.planner.relax import Group, relax
 from perseusd.core.planner.runs import plan_writes, spans, writes
 from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.errors import PlanningError
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 5),
-    st.integers(2, 3),
-    st.integers(0, 4),
-    st.booleans(),
-    st.integers(0, 2**32 - 1),
-)
-def test_cuts_are_the_best_there_are(
-    positions: int, options: int, most: int, at_end: bool, seed: int
-) -> None:
-    """For every number of writes: the least priced cost over all assignments, tried one by one."""
-    priced = np.random.default_rng(seed).integers(0, 20, (positions, options)).astype(float)
-    found = best_cuts(priced, most, full_clock_at_end=at_end)
-    least = dict.fromkeys(range(most + 1), np.inf)
-    for tried in itertools.product(range(options), repeat=positions):
-        made = writes(tried, options - 1, full_clock_at_end=at_end)
-        value = priced[np.arange(positions), tried].sum()
-        for allowed in range(made, most + 1):
-            least[allowed] = min(least[allowed], value)
-    for cut in found:
-        option = cut.option.tolist()
-        assert cut.value == least[cut.writes] == priced[np.arange(positions), option].sum()
-        assert writes(option, options - 1, full_clock_at_end=at_end) <= cut.writes
-    assert found[-1].value == least[most]
 
 
 def test_writes_count_a_recurring_iteration() -> None:
@@ -84,37 +53,6 @@ def _free_groups(graph: Graph) -> list[Group]:
     time, cost = np.array([[1.0, 1.5, 2.0]]), np.array([10.0, 7.0, 6.0])
     zero = np.zeros(1, dtype=np.intp)
     return [Group(np.array([node]), zero, time, cost) for node in range(len(graph))]
-
-
-def test_the_certificate_equals_the_relaxations_cost() -> None:
-    """Weak duality is tight at the optimum: what the flow proves is what the mix costs."""
-    graph = Graph.from_pipeline(pipeline(one_f_one_b(3, 4), 0.1))
-    groups = _free_groups(graph)
-    relaxed = relax(graph, groups, 17.0)
-    flow = conserved(graph, relaxed.edge_flow[0], relaxed.last_flow[0])
-    proved = certified_bound(graph, groups, 17.0, *flow)
-    assert proved == pytest.approx(relaxed.cost, rel=1e-4)
-    assert proved <= relaxed.cost * (1 + 1e-6)
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=25)
-def test_any_conserving_flow_proves_a_bound(seed: int) -> None:
-    """However bad the duals, what they prove stays below the true least cost."""
-    graph = Graph.from_pipeline(pipeline(one_f_one_b(2, 3)))
-    groups = _free_groups(graph)
-    rng = np.random.default_rng(seed)
-    flow = conserved(graph, rng.exponential(3.0, len(graph.tail)), rng.exponential(3.0, len(graph)))
-    assert certified_bound(graph, groups, 9.0, *flow) <= relax(graph, groups, 9.0).cost + 1e-3
-
-
-def test_a_flow_that_leaks_proves_nothing() -> None:
-    """A flow that does not conserve is refused, not believed."""
-    graph = Graph.from_pipeline(pipeline(one_f_one_b(2, 2)))
-    edge = np.zeros(len(graph.tail))
-    edge[0] = 1.0
-    with pytest.raises(PlanningError, match="proves nothing"):
-        certified_bound(graph, _free_groups(graph), 9.0, edge, np.zeros(len(graph)))
 
 
 def test_no_mix_for_an_impossible_deadline() -> None:
