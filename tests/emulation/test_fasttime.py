@@ -19,8 +19,8 @@ from perseusd.emulation.fasttime import Conditions, FastIteration, FastTime
 from perseusd.emulation.workloads import Workload, load_workload
 from perseusd.gpus.physics import WorkCurve
 
-READING_S = 0.3
-"""What the planner's clock advances by at each look: about half a second's work on one core."""
+READING_S = 0.003
+"""What the planner's clock advances by at each look: about a look's work on one core."""
 
 
 def planned(problem: Problem) -> PlanResult:

@@ -3,8 +3,8 @@
 What falls is  cost + write price · writes + late price · max(0, end − latest)
                     − early price · max(0, latest − end).
 
-rules: latest, late price, early price, write price, confidence (−1: the mean), and the most that the
-    iteration time may fall by where durations fall by 1 s in all.
+rules: latest, late price, early price, write price, confidence (−1: the mean), and the most that
+    the iteration time may fall by where durations fall by 1 s in all.
 limits: most writes per rank, whether full clock at the iteration's end counts as one.
 state: value now (cost and writes' price), end now, and the same of the best that is not late.
 """
