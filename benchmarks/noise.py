@@ -12,14 +12,11 @@ confidence: what that share of the iterations keeps).
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from plan_quality import BLOCKING_W, by_kind, problem_of, profile
+from cases import BLOCKING_W, arguments, gpt3, measurements
 
 from perseusd.core.model import Plan, Problem
 from perseusd.core.planner import evaluate, noise, solve
@@ -30,25 +27,20 @@ FIRST_FRESH_SEED = 1001
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=os.environ.get("PERSEUSD_DATA", beside))
+    parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="time budget of a solve")
     parser.add_argument("--iterations", type=int, default=1000, help="fresh ones per case")
     parser.add_argument("--ratio", type=float, nargs="+", default=[1.0])
     parser.add_argument("--microbatches", type=int, nargs="+", default=[12, 48])
     parser.add_argument("--confidence", type=float)
     told = parser.parse_args()
-    folder = Path(told.data) / "perseus-sosp24"
-    if not folder.is_dir():
-        parser.error(f"no measurements at {folder}: name their folder with --data")
+    folder = measurements(told.data)
     print(
         f"{'GPU':9} {'M':>3} {'ratio':>6} {'writes':>6} {'noise':>6} {'calm':>6} {'kept':>6} "
         f"{'share':>6} {'late: allowed for':>18} {'not allowed for':>16} {'s':>6}"
     )
     worst = -1.0
     for gpu in BLOCKING_W:
-        curves = by_kind(profile(folder, gpu))
         for microbatches in told.microbatches:
             for ratio in told.ratio:
                 for writes in WRITES:
@@ -57,7 +49,7 @@ def main() -> None:
                         "max_writes": writes,
                         "time_budget_s": told.seconds,
                     }
-                    problem = problem_of(gpu, curves, 8, microbatches, **settings)
+                    problem = gpt3(folder, gpu, microbatches, **settings)
                     label = f"{gpu:9} {microbatches:3} {ratio:6.3f} {writes or 'free':>6}"
                     worst = max(worst, compare(label, problem, told.confidence, told.iterations))
     print(f"latest with the noise allowed for: {worst:+.3%}")

@@ -33,10 +33,6 @@ class Guide:
     price: Floats
     weight: Floats
 
-    def blended(self, durations: Floats, price: Floats) -> Guide:
-        """Half way to another relaxation's answer: the one for the cut this guide led to."""
-        return Guide((self.durations + durations) / 2, (self.price + price) / 2, self.weight)
-
 
 def cut(inst: Instance, guide: Guide, max_writes: int, write_price_j: float) -> Ints:
     """(n,) options with at most `max_writes` writes per rank that stay near the guide.

@@ -59,12 +59,3 @@ def iteration_time(makespans: Floats, confidence: float | None) -> Floats:
         return mean
     quantile: Floats = np.quantile(makespans, confidence, axis=-1)
     return quantile
-
-
-def fewer(factor: Floats, count: int) -> Floats:
-    """(n, count) of the (n, K) samples, in antithetic pairs where count is even."""
-    half = factor.shape[1] // 2
-    if count >= factor.shape[1]:
-        return factor
-    picked = [k for pair in zip(range(half), range(half, 2 * half), strict=True) for k in pair]
-    return factor[:, picked[:count]]
