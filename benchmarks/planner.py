@@ -231,9 +231,11 @@ def lowtime(folder: Path) -> list[Row]:
     except ImportError as error:
         raise SystemExit(f"{error}: pip install 'perseusd[bench]'") from error
     rows: list[Row] = []
-    problem = gpt3(folder, "a100_sxm", 12)
-    steps = list(lowtime_peer.walk(problem, pareto_first=True))
-    rows.append(beside(problem, frontier(problem), steps))
+    for gpu in BLOCKING_W:
+        problem = gpt3(folder, gpu, 12)
+        for pareto_first in (True, False):
+            steps = list(lowtime_peer.walk(problem, pareto_first=pareto_first))
+            rows.append(beside(f"{gpu}, 8 × 12", problem, frontier(problem), steps))
     problem = gpt3(folder, "a100_sxm", 32)
     ours_s = seconds(lambda: frontier(problem))
     gap = frontier(problem).gap
@@ -251,7 +253,7 @@ def lowtime(folder: Path) -> list[Row]:
     return rows
 
 
-def beside(problem: Problem, curve: Frontier, steps: list) -> Row:
+def beside(name: str, problem: Problem, curve: Frontier, steps: list) -> Row:
     """Ours over theirs, in joules by each of their true times."""
     inst = Instance.of(problem)
     ratios = []
@@ -262,9 +264,14 @@ def beside(problem: Problem, curve: Frontier, steps: list) -> Row:
             tighter = replace(problem, deadline_ratio=step.true_s / inst.baseline_time_s)
             ours = solve(tighter, clock=time.perf_counter).energy_j
         ratios.append(ours / theirs)
-    row: Row = {"steps": len(steps), "worst": max(ratios), "mean": sum(ratios) / len(ratios)}
+    row: Row = {
+        "name": name,
+        "steps": len(steps),
+        "worst": max(ratios),
+        "mean": sum(ratios) / len(ratios),
+    }
     print(
-        f"8 × 12, {len(steps)} plans of lowtime at their true times: ours uses "
+        f"{name}, {len(steps)} plans of lowtime at their true times: ours uses "
         f"{row['mean']:.4f} of its energy on average, {row['worst']:.4f} at most",
         flush=True,
     )
