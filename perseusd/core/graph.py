@@ -149,11 +149,6 @@ class Graph:
         return latest[1] if latest is not None and latest[0] >= start - tie else None
 
     @cached_property
-    def edges_from(self) -> tuple[tuple[int, ...], ...]:
-        """Per node, the edges that leave it."""
-        return _by_node(self.tail, len(self))
-
-    @cached_property
     def edges_into(self) -> tuple[tuple[int, ...], ...]:
         """Per node, the edges that enter it."""
         return _by_node(self.head, len(self))

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseusd.core.planner import budget_kernels as kernels
+from perseusd.core.planner.bound import checked_price, timing_value
 from perseusd.core.planner.cuts import best_options
 from perseusd.core.planner.instance import Instance
 from perseusd.core.planner.relax import Relaxed
-from perseusd.errors import PlanningError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,7 +41,6 @@ _GROWTH, _SHRINKAGE, _PATIENCE = 1.3, 0.8, 4
 _CALMER, _STRONGER = -0.3, 0.1
 # Times the mean power at full clock: where a relaxation's flow is none, a budget may need one.
 _LEAST_FLOW = 0.1
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,11 @@ def proven_cost(inst: Instance, max_writes: int, edge_flow: Floats, last_flow: F
     Plain array code that shares nothing with the kernels. Raises PlanningError for a flow that
     proves nothing.
     """
-    graph = inst.graph
-    price: Floats = np.bincount(graph.tail, edge_flow, minlength=len(graph)) + last_flow
-    inflow = np.bincount(graph.head, edge_flow, minlength=len(graph))
-    rounding = _ROUNDING * max(1.0, float(price.max(initial=0.0)))
-    least = min(edge_flow.min(initial=0.0), last_flow.min(initial=0.0))
-    if not (least >= 0.0 and (price >= inflow - rounding).all()):
-        raise PlanningError("this flow loses or owes something at a computation: it proves nothing")
-    total = float(edge_flow @ graph.lag) - inst.deadline_s * float(last_flow.sum())
+    network = inst.network
+    price = checked_price(network, edge_flow, last_flow)
+    total = timing_value(network, inst.deadline_s, edge_flow, last_flow, price)
     priced = inst.cost + price[:, None] * inst.time
-    for nodes in graph.order:
+    for nodes in inst.graph.order:
         usable = int(inst.full[nodes[0]]) + 1
         total += _least(priced[nodes, :usable], max_writes, inst.problem.full_clock_at_end)
     return total
