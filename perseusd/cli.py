@@ -25,6 +25,9 @@ from perseusd.config import (
 from perseusd.errors import PerseusError
 from perseusd.exits import INTERRUPTED, Parser, exit_code
 
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Read by NumPy's linear algebra when it is first imported."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors go to standard error."""
@@ -53,6 +56,8 @@ def _fail(error: PerseusError, *, as_json: bool) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     _set_up_logging(config.log_level)
+    # The loop's small fits are slower on many threads, which would also take the training's cores.
+    os.environ |= dict.fromkeys(ONE_THREAD, "1")
     from perseusd.daemon.service import run
 
     return run(config)

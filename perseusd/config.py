@@ -110,6 +110,7 @@ class Config:
 
     allow_users: uids whose processes may hold a lease; None: anyone who can reach the socket.
     clock_socket: where a perseusd-clock already listens; None: the daemon starts its own child.
+    remember: whether learned curves are kept on disk for a job's next start.
     simulate: how many simulated GPUs to run on; None: the real ones. A flag only.
     max_writes_per_s: clock writes per GPU and second that a plan may count on.
     max_node_write_share: share of the time that the GPUs of this node may spend in clock writes.
@@ -131,7 +132,8 @@ class Config:
     max_clients: int = field(default=1024, metadata=_in("limits", _integer(1, 1_000_000)))
 
     baseline_iterations: int = field(default=5, metadata=_in("learning", _integer(2, 10_000)))
-    max_iterations: int = field(default=14, metadata=_in("learning", _integer(1, 10_000)))
+    max_iterations: int = field(default=11, metadata=_in("learning", _integer(1, 10_000)))
+    remember: bool = field(default=True, metadata=_in("learning", _truth))
 
     clock_socket: Path | None = field(default=None, metadata=_in("clock", _path, "socket"))
     heartbeat_s: float = field(default=0.2, metadata=_in("clock", _number(0.02, 1)))
@@ -158,12 +160,21 @@ class Config:
         return self.runtime_dir / "control.sock"
 
     @property
+    def record_socket(self) -> Path:
+        return self.runtime_dir / "record.sock"
+
+    @property
     def lock_file(self) -> Path:
         return self.runtime_dir / "perseusd.lock"
 
     @property
     def simulated_file(self) -> Path:
         return self.runtime_dir / "simulated-gpus"
+
+    @property
+    def curves_dir(self) -> Path:
+        """Where learned curves are kept."""
+        return self.state_dir / "curves"
 
     @property
     def clock_state_dir(self) -> Path:

@@ -20,6 +20,10 @@ class ProfileError(UsageError):
     """A profile file is wrong."""
 
 
+class TraceError(UsageError):
+    """A recorded run cannot be read."""
+
+
 class DaemonUnreachableError(PerseusError):
     """No daemon answers. Exit code 69."""
 
@@ -38,3 +42,7 @@ class PlanningError(PerseusError):
 
 class ProtocolError(PerseusError):
     """A peer sent something that this protocol does not have."""
+
+
+class OutputError(PerseusError):
+    """What was made could not be written."""

@@ -72,6 +72,7 @@ def test_sockets_and_files_stand_under_their_directories() -> None:
     assert config.simulated_file == runtime_dir / "simulated-gpus"
     assert config.state_dir == runtime_dir / "state"
     assert config.clock_state_dir == runtime_dir / "state" / "clock"
+    assert config.curves_dir == runtime_dir / "state" / "curves"
 
 
 def test_every_option_of_the_file_arrives(tmp_path: Path) -> None:
@@ -97,6 +98,7 @@ def test_every_option_of_the_file_arrives(tmp_path: Path) -> None:
         [learning]
         baseline_iterations = 6
         max_iterations = 20
+        remember = false
         [clock]
         socket = "/run/clock.sock"
         heartbeat_s = 0.1
@@ -123,6 +125,7 @@ def test_every_option_of_the_file_arrives(tmp_path: Path) -> None:
         max_clients=8,
         baseline_iterations=6,
         max_iterations=20,
+        remember=False,
         clock_socket=Path("/run/clock.sock"),
         heartbeat_s=0.1,
         sampler_interval_s=0.05,

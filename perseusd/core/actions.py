@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perseusd.core.model import Problem
@@ -48,4 +49,27 @@ class Notice:
     text: str
 
 
-Action = SetClock | RequestPlan | Refuse | Forget | Notice
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Answer, to `Controller.recalled`, with what was last remembered under this signature."""
+
+    job: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep this on disk for the next job of the same signature; a later one replaces it."""
+
+    signature: str
+    learned: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """What was remembered under this signature has proved wrong."""
+
+    signature: str
+
+
+Action = SetClock | RequestPlan | Refuse | Forget | Notice | Recall | Remember | Discard

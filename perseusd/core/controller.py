@@ -7,17 +7,19 @@ gone. One GPU belongs to one job; processes of the same job may share it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field, replace
 
 from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
-from perseusd.core.actions import Action, Forget, Refuse, SetClock
+from perseusd.core.actions import Action, Forget, Notice, Refuse, SetClock
 from perseusd.core.job import Job
 from perseusd.core.knowledge import GpuFacts
 from perseusd.core.model import PlanResult
+from perseusd.core.replicas import Replicas
 from perseusd.core.roster import Member
 from perseusd.core.settings import Settings
+from perseusd.core.stragglers import Straggler
 
 
 @dataclass
@@ -27,8 +29,15 @@ class Controller:
     settings: Settings
     gpus: Mapping[str, GpuFacts]
     jobs: dict[str, Job] = field(default_factory=dict)
+    urgent: Callable[[list[Action]], None] | None = None
+    """Takes an event's clock writes before what the event tells is worked out; None: they are
+    returned with the rest."""
     writable: bool = True
     """Whether clocks can be written now; jobs stay in baseline while they cannot."""
+    replicas: dict[str, Replicas] = field(default_factory=dict)
+    """By job, the name of its first replica."""
+    new_job: Callable[[str, Settings, Mapping[str, GpuFacts], int], Job] = Job
+    """What looks after a replica: (name, settings, GPUs, replica)."""
     _clients: dict[str, str] = field(default_factory=dict)
     _holders: dict[str, str] = field(default_factory=dict)
 
@@ -50,7 +59,10 @@ class Controller:
         gpus = tuple(self._resolve(g) for g in hello.gpus)
         job = self.jobs.get(name)
         if job is None:
-            job = self.jobs[name] = Job(name, self.settings, self.gpus)
+            job = self.new_job(name, self.settings, self.gpus, hello.replica or 0)
+            self.jobs[name] = job
+            first = job.first_replica = job_name(owner, replace(hello, replica=0))
+            self.replicas.setdefault(first, Replicas()).add(job)
         self._clients[client] = name
         for uuid in gpus:
             self._holders[uuid] = name
@@ -66,8 +78,23 @@ class Controller:
             return []
         if isinstance(event, Goodbye):
             return self.client_lost(client, "has said goodbye")
-        self.jobs[name].stage_event(client, event, now_ns)
+        job = self.jobs[name]
+        job.stage_event(client, event, now_ns)
+        if self.urgent is not None:
+            self.urgent(self._drain())
+        job.think()
+        self._watch(job)
         return self._drain()
+
+    def _watch(self, job: Job) -> None:
+        """What the job has finished is seen by the watch over all its replicas."""
+        replicas = self.replicas[job.first_replica]
+        if job.renewed:
+            replicas.forget(job.replica)
+            job.renewed = False
+        while job.observations:
+            for straggler in replicas.observe(*job.observations.pop(0)):
+                job.actions.append(Notice(job.name, told(straggler)))
 
     def knows(self, client: str) -> bool:
         return client in self._clients
@@ -81,6 +108,12 @@ class Controller:
         holder = self._holders.get(uuid)
         if holder is not None:
             self.jobs[holder].reading(uuid, time_ns, energy_j)
+
+    def gpu_state(self, uuid: str, reasons: Set[str]) -> None:
+        """Why a GPU runs below its highest clock now, by NVML's names in lower case."""
+        holder = self._holders.get(uuid)
+        if holder is not None:
+            self.jobs[holder].gpu_state(uuid, reasons)
 
     def written(self, uuid: str, clock_mhz: int | None, start_ns: int, end_ns: int) -> None:
         """A clock write was done."""
@@ -107,14 +140,27 @@ class Controller:
             self.jobs[job].planned(request, answer)
         return self._drain()
 
-    def announce_straggler(self, job: str, factor: float | None) -> list[Action]:
-        """KeyError when there is no such job."""
-        self.jobs[job].announce_straggler(factor)
+    def recalled(
+        self, job: str, signature: str, learned: Mapping[str, object] | None
+    ) -> list[Action]:
+        """The answer to a Recall: what was last remembered under that signature, if anything."""
+        if job in self.jobs:
+            self.jobs[job].recalled(signature, learned)
+        return self._drain()
+
+    def announce_straggler(
+        self, job: str, factor: float | None, starts_ns: int | None = None
+    ) -> list[Action]:
+        """starts_ns: when it begins, on the host's monotonic clock; None: now.
+
+        KeyError when there is no such job.
+        """
+        self.jobs[job].announce_straggler(factor, starts_ns)
         return self._drain()
 
     def tick(self, now_ns: int) -> list[Action]:
         for job in self.jobs.values():
-            job.writable = self.writable
+            job.writable, job.node_gpus = self.writable, len(self._holders)
             job.tick(now_ns)
         return self._drain()
 
@@ -134,6 +180,10 @@ class Controller:
         actions = self._drain() + self._let_go_of_unused(job)
         if not job.roster.members:
             del self.jobs[name]
+            replicas = self.replicas[job.first_replica]
+            replicas.remove(job)
+            if not replicas.jobs:
+                del self.replicas[job.first_replica]
         return actions
 
     def _let_go_of_unused(self, job: Job) -> list[Action]:
@@ -227,3 +277,15 @@ def job_name(owner: str, hello: Hello) -> str:
     """`job` for the first replica's pipeline of a user's job, `job/replica` for the others."""
     name = f"{owner}:{hello.job}"
     return f"{name}/{hello.replica}" if hello.replica else name
+
+
+def told(straggler: Straggler) -> str:
+    """One line for the log."""
+    where = "the job" if straggler.replica is None else f"replica {straggler.replica}"
+    if straggler.stage is not None:
+        where += f" stage {straggler.stage}"
+    what = f"{straggler.factor:.2f} times its usual time ({straggler.cause or 'unknown cause'})"
+    since = f"since iteration {straggler.since_iteration}"
+    if straggler.until_iteration is None:
+        return f"straggler: {where} takes {what} {since}"
+    return f"straggler over: {where} took {what} {since}, until {straggler.until_iteration}"

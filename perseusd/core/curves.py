@@ -1,28 +1,33 @@
 """Durations seen at a few clocks → time as a function of the clock, for every kind.
 
-Let x = f_top / f. The time of a kind relative to its time at the top clock is modelled as
-
-    ρ_k(x) = 1 + γ_k · (ρ_g(x) − 1),
-
-where ρ_g is one piecewise-linear, monotone shape shared by all kinds with the same instruction on
-the same GPU model (g), and γ_k says how much of kind k's time depends on the clock at all (1 for
-the group's average; prior 1 ± GAMMA_SD, so that a kind with few samples follows its group). A kind
-at a power cap or bound by memory has ρ near 1: no formula such as a + b/f is imposed. Shape and γ
-are fitted in turn by weighted least squares on relative durations.
+Let x = f_top / f. The time of a kind relative to its time at the top clock, ρ_k(x), follows the
+shape of its group: all kinds with the same instruction on the same GPU model (see `family`). A kind
+at a power cap or bound by memory has ρ near 1: no formula such as a + b/f is imposed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perseusd.core.family import (
+    KNOTS,
+    ROUNDS,
+    SETTLED,
+    Belief,
+    Fitted,
+    Layout,
+    Shape,
+    carried,
+    inverse,
+)
 from perseusd.core.model import Kind
 
-GAMMA_SD = 0.15
-"""Prior spread of γ within a group: stages of one model are alike, not equal."""
+__all__ = ["Durations", "Shape", "TimeModel", "fit_times", "trimmed_mean"]
 
 KEPT_SAMPLES = 64
 """Per kind and clock, the newest; a job drifts, and memory is bounded."""
@@ -30,26 +35,94 @@ KEPT_SAMPLES = 64
 NOISE_FLOOR = 0.003
 """Relative noise of one duration is never believed to be below this."""
 
-ROUNDS = 4
-"""Alternations of shape and γ; the second already changes less than 0.1 %."""
+SYSTEMATIC = 0.002
+"""What a mean of many durations may still be off by: stamps and clock writes are not exact."""
 
-SMOOTHING = 4.0
-"""Weight of squared second differences of the shape, in units of one sample's information."""
+BEND = 0.15
+"""Spread of bends within a group: stages of one model are alike, not equal."""
+
+USUAL = Belief(np.log(1 + 0.75 * (KNOTS - 1)), 0.4, 0.01, BEND)
+"""Of a GPU model that nothing is published about: time ≈ a + b/f, b from a third of it to all."""
+
+DRIFT_GAIN = 0.02
+"""Share by which a kind's level at a clock follows each duration: with some ten computations an
+iteration a drift is followed within five, and noise moves the level by a tenth of its size."""
+
+DRIFT_SAMPLES = 12
+"""At one clock, before its durations say anything of drift."""
+
+OWN_GAIN = 0.003
+"""The same for what is no drift of the kind but of what was thought of that clock: without it two
+clocks in use would each for ever hold the other's error for drift."""
+
+MOST_DEVIATION = 0.03
+"""Of a duration, that counts as drift: more is a straggling computation."""
+
+LEAST_DRIFT = 0.0005
+"""Less is not worth correcting the durations at other clocks for."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass
 class Durations:
-    """What was seen: per kind and clock, the newest durations in seconds."""
+    """What was seen: per kind and clock, the newest durations in seconds.
+
+    A kind that drifts takes its durations at all clocks along, so that those at a clock not used
+    any more stay comparable: they are as they would be now.
+    """
 
     seen: dict[Kind, dict[int, list[float]]] = field(default_factory=dict)
+    version: int = 0
+    """Grows with everything that is added."""
+    _means: dict[tuple[Kind, int], tuple[float, int]] = field(default_factory=dict)
+    """(log of the typical duration, samples) as last asked for; recounted after an addition."""
+    _level: dict[tuple[Kind, int], float] = field(default_factory=dict)
+    """Logarithm of what a kind takes at a clock, followed by DRIFT_GAIN."""
+    _drift: dict[tuple[Kind, int], float] = field(default_factory=dict)
+    """By how much a level has moved that the other clocks' durations have not yet."""
 
     def add(self, kind: Kind, clock_mhz: int, seconds: float) -> None:
-        samples = self.seen.setdefault(kind, {}).setdefault(clock_mhz, [])
+        self.version += 1
+        clocks = self.seen.setdefault(kind, {})
+        samples = clocks.setdefault(clock_mhz, [])
+        if len(samples) >= DRIFT_SAMPLES and seconds > 0:
+            self._follow(kind, clock_mhz, seconds)
         samples.append(seconds)
         if len(samples) > KEPT_SAMPLES:
             del samples[0]
+        self._means.pop((kind, clock_mhz), None)
+
+    def _follow(self, kind: Kind, clock_mhz: int, seconds: float) -> None:
+        own = kind, clock_mhz
+        level = self._level.get(own)
+        if level is None:
+            level = self.mean(kind, clock_mhz)[0]
+        off = min(max(math.log(seconds) - level, -MOST_DEVIATION), MOST_DEVIATION)
+        self._level[own] = level + (DRIFT_GAIN + OWN_GAIN) * off
+        drift = self._drift.get(own, 0.0) + DRIFT_GAIN * off
+        if abs(drift) >= LEAST_DRIFT:
+            self._take_along(kind, clock_mhz, drift)
+            drift = 0.0
+        self._drift[own] = drift
+
+    def _take_along(self, kind: Kind, clock_mhz: int, drift: float) -> None:
+        for clock, samples in self.seen[kind].items():
+            if clock == clock_mhz:
+                continue
+            samples[:] = [s * math.exp(drift) for s in samples]
+            self._means.pop((kind, clock), None)
+            if (kind, clock) in self._level:
+                self._level[kind, clock] += drift
+
+    def mean(self, kind: Kind, clock_mhz: int) -> tuple[float, int]:
+        """(logarithm of the typical duration, samples); samples must have been seen."""
+        found = self._means.get((kind, clock_mhz))
+        if found is None:
+            samples = self.seen[kind][clock_mhz]
+            found = math.log(max(trimmed_mean(samples), 1e-12)), len(samples)
+            self._means[kind, clock_mhz] = found
+        return found
 
     def count(self, kind: Kind, clock_mhz: int) -> int:
         return len(self.seen.get(kind, {}).get(clock_mhz, ()))
@@ -63,51 +136,57 @@ class Durations:
 
         From the median absolute deviation, so that a straggling iteration does not count as noise.
         """
-        deviations = []
+        deviations: list[Array] = []
         for kind, clocks in self.seen.items():
             samples = clocks.get(top_mhz[kind.rank], [])
             if len(samples) >= 4:
-                middle = float(np.median(samples))
-                deviations += [abs(s / middle - 1) for s in samples]
-        return max(NOISE_FLOOR, 1.4826 * float(np.median(deviations))) if deviations else 0.01
+                own = np.array(samples)
+                deviations.append(np.abs(own / np.median(own) - 1))
+        if not deviations:
+            return 0.01
+        return max(NOISE_FLOOR, 1.4826 * float(np.median(np.concatenate(deviations))))
 
 
 def trimmed_mean(samples: Sequence[float]) -> float:
     """Mean without the smallest and largest tenth; the median of up to four."""
     ordered = sorted(samples)
     if len(ordered) < 5:
-        return float(np.median(ordered))
+        middle = len(ordered) // 2
+        return (ordered[middle] + ordered[-1 - middle]) / 2
     cut = len(ordered) // 10
-    return float(np.mean(ordered[cut : len(ordered) - cut]))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A monotone piecewise-linear function of x = f_top / f with its value 1 at x = 1."""
-
-    x: tuple[float, ...]
-    value: tuple[float, ...]
-
-    def at(self, x: float | Array) -> Array:
-        return np.asarray(np.interp(x, self.x, self.value))
-
-    @property
-    def reach(self) -> float:
-        return self.x[-1]
+    kept = ordered[cut : len(ordered) - cut]
+    return math.fsum(kept) / len(kept)
 
 
 @dataclass(frozen=True)
 class TimeModel:
-    """Fitted ρ for every kind that was seen at its top clock."""
+    """Fitted ρ for every kind that was seen at its top clock.
+
+    shapes: by group, log ρ over x as far as it was explored; bend: by kind, its factor.
+    """
 
     shapes: Mapping[str, Shape]
     group: Mapping[Kind, str]
-    gamma: Mapping[Kind, float]
+    bend: Mapping[Kind, float]
     top_s: Mapping[Kind, float]
+    fitted: Fitted | None = None
 
     def ratio(self, kind: Kind, x: float | Array) -> Array:
-        shape = self.shapes[self.group[kind]]
-        return 1 + self.gamma[kind] * (shape.at(x) - 1)
+        """ρ at x; beyond what was explored it stays as it is there."""
+        return np.asarray(np.exp(self.bend[kind] * self.shapes[self.group[kind]].at(x)))
+
+    def foreseen(self, kind: Kind, x: Array) -> Array:
+        """ρ at any x, as believed before it is explored."""
+        if self.fitted is None:
+            raise KeyError(kind)
+        shape = np.maximum.accumulate(self.fitted.shape(self.group[kind]))
+        return np.asarray(np.exp(self.bend[kind] * np.interp(x, KNOTS, shape)))
+
+    def error(self, kind: Kind, x: Array) -> Array:
+        """Relative standard error of the time at x."""
+        if self.fitted is None:
+            raise KeyError(kind)
+        return self.fitted.error(kind, x)
 
     def at_one_clock(
         self,
@@ -142,107 +221,99 @@ class TimeModel:
         return self.shapes[self.group[kind]].reach
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """Of an earlier run: logarithm of a kind's time at the top clock, and how far its group was
+    explored (x, by group)."""
+
+    top_log_s: Mapping[Kind, float] = field(default_factory=dict)
+    bend: Mapping[Kind, float] = field(default_factory=dict)
+    reach: Mapping[str, float] = field(default_factory=dict)
+
+
+def group_name(kind: Kind, gpu_model: Mapping[int, str]) -> str:
+    return f"{gpu_model[kind.rank]}:{kind.instruction}"
+
+
 def fit_times(
-    durations: Durations, top_mhz: Mapping[int, int], gpu_model: Mapping[int, str]
+    durations: Durations,
+    top_mhz: Mapping[int, int],
+    gpu_model: Mapping[int, str],
+    beliefs: Mapping[str, Belief] | None = None,
+    remembered: Remembered | None = None,
+    before: Fitted | None = None,
 ) -> TimeModel:
-    """Fit shapes and γ. `top_mhz` and `gpu_model` are by rank.
+    """Fit shapes and bends. `top_mhz` and `gpu_model` are by rank; beliefs by group.
 
-    Kinds never seen at their top clock are left out.
+    Kinds never seen at their top clock, now or as remembered, are left out.
     """
-    top_s: dict[Kind, float] = {}
-    group: dict[Kind, str] = {}
-    for kind in durations.seen:
-        top = durations.typical(kind, top_mhz[kind.rank])
-        if top:
-            top_s[kind] = top
-            group[kind] = f"{gpu_model[kind.rank]}:{kind.instruction}"
-    shapes: dict[str, Shape] = {}
-    gamma: dict[Kind, float] = dict.fromkeys(top_s, 1.0)
-    noise = durations.relative_noise(top_mhz)
-    for name in sorted(set(group.values())):
-        members = [k for k in top_s if group[k] == name]
-        points = {k: _relative(durations, k, top_mhz[k.rank], top_s[k]) for k in members}
-        shape = Shape((1.0,), (1.0,))
-        for _ in range(ROUNDS):
-            shape = _fit_shape(points, gamma)
-            for k in members:
-                gamma[k] = _fit_gamma(points[k], shape, noise)
-        shapes[name] = shape
-    return TimeModel(shapes, group, gamma, top_s)
+    remembered = remembered or Remembered()
+    known = [k for k in durations.seen if durations.count(k, top_mhz[k.rank])]
+    group = {k: group_name(k, gpu_model) for k in dict.fromkeys([*known, *remembered.top_log_s])}
+    if not group:
+        return TimeModel({}, {}, {}, {})
+    layout = Layout(group)
+    beliefs = {name: (beliefs or {}).get(name, USUAL) for name in layout.groups}
+    fitted = _fit(durations, top_mhz, layout, beliefs, remembered, before)
+    top_s = {k: math.exp(fitted.theta[i]) for k, i in layout.place.items()}
+    for kind in known:  # exactly as seen: what is at the top clock needs no curve
+        top_s[kind] = math.exp(durations.mean(kind, top_mhz[kind.rank])[0])
+    reach = dict(remembered.reach)
+    for kind in known:
+        lowest = min(clock for clock, samples in durations.seen[kind].items() if samples)
+        reach[group[kind]] = max(reach.get(group[kind], 1.0), top_mhz[kind.rank] / lowest)
+    shapes = {
+        name: explored(np.maximum.accumulate(fitted.shape(name)), reach.get(name, 1.0))
+        for name in layout.groups
+    }
+    bend = {k: min(max(fitted.bend(k), 0.1), 3.0) for k in layout.kinds}
+    return TimeModel(shapes, group, bend, top_s, fitted)
 
 
-def _relative(
-    durations: Durations, kind: Kind, top_mhz: int, top_s: float
-) -> list[tuple[float, float, float]]:
-    """(x, duration relative to the top clock's, samples) for every lower clock seen."""
-    return [
-        (top_mhz / clock, trimmed_mean(samples) / top_s, float(len(samples)))
-        for clock, samples in durations.seen[kind].items()
-        if clock < top_mhz and samples
-    ]
+def explored(values: Array, reach: float) -> Shape:
+    """S on KNOTS, cut where exploration ended; a point beyond the last knot keeps its value."""
+    inner = reach > KNOTS
+    inner[0] = reach > 1
+    x = np.append(KNOTS[inner], reach)
+    return Shape(tuple(x.tolist()), tuple(np.interp(x, KNOTS, values).tolist()))
 
 
-def _fit_shape(
-    points: Mapping[Kind, Iterable[tuple[float, float, float]]], gamma: Mapping[Kind, float]
-) -> Shape:
+def _fit(
+    durations: Durations,
+    top_mhz: Mapping[int, int],
+    layout: Layout,
+    beliefs: Mapping[str, Belief],
+    remembered: Remembered,
+    before: Fitted | None,
+) -> Fitted:
     rows = [
-        (x, 1 + (ratio - 1) / gamma[kind], n * gamma[kind] ** 2)
-        for kind, seen in points.items()
-        for x, ratio, n in seen
+        (place, top_mhz[kind.rank] / clock, *durations.mean(kind, clock))
+        for kind, place in layout.place.items()
+        for clock, samples in durations.seen.get(kind, {}).items()
+        if samples
     ]
-    if not rows:
-        return Shape((1.0,), (1.0,))
-    x, y, weight = (np.array(column) for column in zip(*rows, strict=True))
-    return fit_piecewise(x, y, weight, anchor=1.0)
-
-
-def fit_piecewise(x: Array, y: Array, weight: Array, anchor: float, rising: bool = True) -> Shape:
-    """Weighted least squares for a monotone piecewise-linear function with value `anchor` at x = 1.
-
-    x, y, weight: shape (n,), x ≥ 1. Knots lie at the distinct x, thinned to at most eight so that
-    clocks seen once or twice share a knot with their neighbours.
-    """
-    knots = _knots(x, weight)
-    basis = np.array([np.interp(x, knots, row) for row in np.eye(len(knots))]).T
-    smooth = _second_differences(knots) * np.sqrt(SMOOTHING)
-    root = np.sqrt(weight)[:, None]
-    rows = np.vstack([basis * root, smooth])
-    target = np.concatenate([y * root[:, 0], np.zeros(len(smooth))])
-    target = target - rows[:, 0] * anchor
-    solution, *_ = np.linalg.lstsq(rows[:, 1:], target, rcond=None)
-    values = np.concatenate([[anchor], solution])
-    values = np.maximum.accumulate(values) if rising else np.minimum.accumulate(values)
-    return Shape(tuple(knots.tolist()), tuple(values.tolist()))
-
-
-def _knots(x: Array, weight: Array) -> Array:
-    distinct = np.unique(np.round(x, 4))
-    distinct = distinct[distinct > 1.0 + 1e-4]
-    most = 7
-    if len(distinct) > most:
-        order = np.argsort(x)
-        share = np.cumsum(weight[order]) / weight.sum()
-        inner = np.interp(np.arange(1, most) / most, share, x[order])
-        distinct = np.unique(np.concatenate([inner, [x.max()]]))
-        distinct = distinct[distinct > 1.0 + 1e-4]
-        wide_enough = np.concatenate([[True], np.diff(distinct) > 0.015])
-        distinct = distinct[wide_enough]
-    return np.concatenate([[1.0], distinct])
-
-
-def _second_differences(knots: Array) -> Array:
-    """Rows that measure the change of slope at each inner knot, scaled to a difference of 0.1."""
-    rows = np.zeros((max(len(knots) - 2, 0), len(knots)))
-    for i in range(1, len(knots) - 1):
-        left, right = knots[i] - knots[i - 1], knots[i + 1] - knots[i]
-        rows[i - 1, i - 1 : i + 2] = [0.1 / left, -0.1 / left - 0.1 / right, 0.1 / right]
-    return rows
-
-
-def _fit_gamma(points: Iterable[tuple[float, float, float]], shape: Shape, noise: float) -> float:
-    precision, moment = 1 / GAMMA_SD**2, 1 / GAMMA_SD**2
-    for x, ratio, n in points:
-        slope = float(shape.at(x)) - 1
-        precision += slope * slope * n / noise**2
-        moment += slope * (ratio - 1) * n / noise**2
-    return min(max(moment / precision, 0.2), 2.5)
+    noise = durations.relative_noise(top_mhz)
+    kind = np.array([row[0] for row in rows], dtype=np.intp)
+    x, y, count = (np.array([row[i] for row in rows], dtype=float) for i in (1, 2, 3))
+    weight = 1 / (noise**2 / np.maximum(count, 1) + SYSTEMATIC**2)
+    middle, prior = layout.start(beliefs)
+    for k, place in layout.place.items():
+        middle[place] = remembered.top_log_s.get(k, 0.0)
+        middle[len(layout.kinds) + place] = remembered.bend.get(k, 1.0)
+        prior[place, place] += 1.0  # a factor e either way
+    theta = middle.copy()
+    for place in range(len(layout.kinds)):
+        own = (kind == place) & (x <= 1 + 1e-9)
+        if own.any():
+            theta[place] = middle[place] = y[own][0]
+    theta = carried(layout, theta, before)
+    matrix = prior
+    for _ in range(ROUNDS):
+        predicted, slope = layout.predict(theta, kind, x)
+        matrix = prior + slope.T @ (slope * weight[:, None])
+        right = slope.T @ (weight * (y - predicted)) - prior @ (theta - middle)
+        step = np.clip(inverse(matrix) @ right, -0.5, 0.5)
+        theta = theta + step
+        if np.max(np.abs(step), initial=0.0) < SETTLED:
+            break
+    return Fitted(layout, theta, inverse(matrix))

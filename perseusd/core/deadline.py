@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from perseusd.core.knowledge import GpuFacts
 from perseusd.core.ledger import Ledger
 from perseusd.core.model import Curve, Problem
@@ -23,9 +25,16 @@ the best one later."""
 
 
 def deadline_problem(
-    known: Understanding, ledger: Ledger, stretch: float, max_writes: int, time_budget_s: float
+    known: Understanding,
+    ledger: Ledger,
+    stretch: float,
+    max_writes: int,
+    time_budget_s: float,
+    slow: Mapping[int, float],
 ) -> Problem:
-    """Least energy for an iteration `stretch` × the baseline's time longer than the baseline's.
+    """Least energy for an iteration `stretch` × the baseline's time longer than at full clock.
+
+    slow: by rank, how much longer its computations take now, and so does full clock.
 
     The ledger's baseline is iteration time, start to start; the problem is about the makespan, so
     the stretch is taken over to it in seconds. A negative stretch cannot shorten the deadline, only
@@ -44,9 +53,10 @@ def deadline_problem(
         kind: curve if len(curve.clock_mhz) > 1 else _untried(curve, known.gpus[kind.rank])
         for kind, curve in curves.items()
     }
+    curves = {kind: _longer(curve, slow.get(kind.rank, 1.0)) for kind, curve in curves.items()}
     if stretch < 0:
         curves = {kind: _pessimistic(c, -stretch * PESSIMISM) for kind, c in curves.items()}
-    makespan_s = ledger.makespan_s("baseline")
+    makespan_s = ledger.makespan_s("baseline") * known.inflation(slow)
     if baseline.mean <= 0 or makespan_s <= 0:
         raise PlanningError("by their stamps, the baseline's iterations took no time")
     return Problem(
@@ -57,6 +67,15 @@ def deadline_problem(
         noise=known.knowledge.noise(),
         max_writes=max_writes,
         time_budget_s=time_budget_s,
+    )
+
+
+def _longer(curve: Curve, factor: float) -> Curve:
+    """The curve of a rank that straggles: the same power for longer."""
+    return Curve(
+        curve.clock_mhz,
+        tuple(t * factor for t in curve.time_s),
+        tuple(e * factor for e in curve.energy_j),
     )
 
 

@@ -2,7 +2,8 @@
 
 The plan is asked to end at (1 + command) × the baseline's mean iteration time. What the iterations
 then really take is compared with the aim, AIM_SHARE of the budget, and the command corrected by
-the difference: curves are estimates, and the aim is about what is measured.
+the difference: curves are estimates, and the aim is about what is measured. What single iterations
+may not do is the guard's.
 """
 
 from __future__ import annotations
@@ -34,10 +35,6 @@ however far the iterations stay below the aim, the deadline is not moved further
 DEADBAND = 0.0007
 """Differences smaller than this are left alone: a new plan costs an iteration of change."""
 
-BREACH_ITERATIONS = 3
-BREACH_SLOWDOWN = 0.01
-"""Slower than this beyond noise over BREACH_ITERATIONS in a row: let go."""
-
 OUTGROWN = 0.01
 """Faster than the baseline by more than this beyond noise, under a plan that slows: the job itself
 has become faster, and neither its baseline nor its curves hold any more."""
@@ -50,6 +47,7 @@ class HoldControl:
     budget: float
     command: float = field(init=False)
     _times: list[float] = field(default_factory=list)
+    _computed: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.command = self.aim
@@ -61,52 +59,43 @@ class HoldControl:
     def start_plan(self) -> None:
         """Another plan is in force from the next iteration on."""
         self._times.clear()
+        self._computed.clear()
 
-    def iteration(self, time_s: float) -> None:
-        """An iteration wholly under the plan took this long."""
-        self._times.append(time_s)
-        if len(self._times) > MOST_ITERATIONS:
-            del self._times[0]
+    def iteration(self, time_s: float, waited_s: float = 0.0) -> None:
+        """An iteration wholly under the plan took this long.
 
-    def breached(self, baseline: Sample) -> bool:
-        """Whether the last iterations were slower than noise explains."""
-        recent = self._times[-BREACH_ITERATIONS:]
-        if len(recent) < BREACH_ITERATIONS:
-            return False
-        spread = baseline.relative_spread()
-        allowed = max(BREACH_SLOWDOWN, 2 * self.budget) + 2 * spread / math.sqrt(len(recent))
-        return sum(recent) / len(recent) > baseline.mean * (1 + allowed)
+        waited_s: of that, more than usual from its last computation's end on, which no plan has
+        done and none can mend.
+        """
+        self._times = [*self._times[1 - MOST_ITERATIONS :], time_s]
+        self._computed = [*self._computed[1 - MOST_ITERATIONS :], time_s - waited_s]
 
     def outgrown(self, baseline: Sample) -> bool:
         """Whether the iterations are faster than the baseline, which no plan can make them."""
-        n = len(self._times)
+        n = len(self._computed)
         if n < FEWEST_ITERATIONS:
             return False
         spread = baseline.relative_spread()
         expected = 1 - OUTGROWN - 2 * spread / math.sqrt(n)
-        return sum(self._times) / n < baseline.mean * expected
+        return sum(self._computed) / n < baseline.mean * expected
 
-    def story(self, baseline: Sample) -> str:
-        """What the guard saw, in words with numbers."""
-        recent = self._times[-BREACH_ITERATIONS:]
-        mean = sum(recent) / len(recent)
-        change = 100 * (mean / baseline.mean - 1)
-        return (
-            f"the last {len(recent)} iterations took {mean:.4g} s, {change:+.2f} % against the "
-            f"baseline's {baseline.mean:.4g} s"
-        )
-
-    def be_cautious(self) -> None:
-        """After a breach: plan tighter than it was."""
-        self.command = max(self.command - LARGEST_CORRECTION, LEAST_COMMAND)
+    def be_cautious(self, by: float = LARGEST_CORRECTION) -> None:
+        """After a breach: plan tighter than it was, by this share of the baseline's time."""
+        self.command = max(self.command - min(by, LARGEST_CORRECTION), LEAST_COMMAND)
         self._times.clear()
+        self._computed.clear()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether plans cannot be made tighter any more."""
+        return self.command <= LEAST_COMMAND
 
     def wants_plan(self, baseline: Sample) -> bool:
         """Whether a corrected plan is worth asking for; corrects the command if so."""
         n = len(self._times)
         if n < FEWEST_ITERATIONS:
             return False
-        held = Sample(list(self._times))
+        held = Sample(list(self._computed))
         error = held.mean / baseline.mean - 1 - self.aim
         noise = math.sqrt(held.relative_variance_of_mean())
         if abs(error) < max(DEADBAND, noise):

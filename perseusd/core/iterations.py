@@ -185,6 +185,14 @@ def _lags(bare: Pipeline, iterations: Sequence[JobIteration]) -> dict[tuple[int,
     return {link: median(gaps) for link, gaps in seen.items()}
 
 
+def waits(bare: Pipeline, iteration: JobIteration) -> dict[tuple[int, int, str], float]:
+    """Median time that what was sent took, by (rank from, rank to, instruction): where waited for.
+
+    Of one iteration; the ranks' stamps are of one host.
+    """
+    return _lags(bare, [iteration])
+
+
 def _by_computation(
     bare: Pipeline, iteration: JobIteration
 ) -> tuple[dict[Computation, Span], dict[Computation, int]]:

@@ -3,322 +3,122 @@
 It reads downward: members join, their events make iterations, iterations make knowledge, and at
 each iteration's end `_decide` asks what the present state asks for: wait, try clocks, plan, correct
 the plan, or let go. Nothing here does I/O: what is to be done is left in `actions`.
+
+Its parts, each built on the one before: `following`, `studying`, `observing`, `reacting` (to
+stragglers), `guarding`, and this.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from zlib import crc32
 
-from perseus_hooks.events import StageEnd, StageStart
-
-from perseusd.core.actions import Action, Notice, RequestPlan, SetClock
-from perseusd.core.announced import AnnouncedStraggler
-from perseusd.core.clocklog import ClockLog
+from perseusd.core.actions import Notice, RequestPlan
 from perseusd.core.deadline import FEWEST_WRITES, URGENT_SHARE, deadline_problem, most_writes
-from perseusd.core.hold import HoldControl
-from perseusd.core.iterations import Assembly, JobIteration, alike, observed_pipeline
+from perseusd.core.guard import Breach
+from perseusd.core.guarding import Guarding
+from perseusd.core.iterations import JobIteration
 from perseusd.core.knowledge import GpuFacts
-from perseusd.core.ledger import Ledger, Record
+from perseusd.core.ledger import Record
 from perseusd.core.model import PlanResult, Problem
-from perseusd.core.pacing import PacedPlan, Pacer, Request, paced
-from perseusd.core.roster import Member, Roster
+from perseusd.core.pacing import PacedPlan, paced
+from perseusd.core.reference import ReferenceWindows
 from perseusd.core.settings import Settings
-from perseusd.core.states import CLOCKS_MAY_BE_LOWERED, Signal, State, next_state
-from perseusd.core.tracking import Completed, Disorder, Ended, Progress, Started
-from perseusd.core.understanding import Episode, Understanding
+from perseusd.core.states import CLOCKS_MAY_BE_LOWERED, Signal, State
+from perseusd.core.understanding import Episode
 from perseusd.errors import PlanningError
-
-CLEAR_ITERATIONS = 2
-"""Understood iterations at full clock after which a released job starts again."""
-
-MOST_CLEAR_ITERATIONS = 500
-"""The longest wait after breaches: a job that stays for days is tried again some day."""
 
 WRITES_PER_WINDOW = 2
 """Of a trial: down and up."""
 
-CHANGED = 0.01
-"""Relative change of the baseline's iteration time, beyond noise, that makes a job another one."""
+REMEMBERED_AT, REMEMBERED_EVERY = 20, 200
+"""Held iterations after which what is known is kept on disk: soon, since holding teaches most at
+first, and again and again. What is new is kept at once, too, should the job end before."""
 
-KEPT_STATES = 64
-"""Changes of state that status can show."""
+ALIKE = 1.1
+"""Largest over smallest of iterations that are alike; a checkpoint's or a straggler's are not."""
+
+UNSETTLED = 4
+
+PATIENCE = 8
+"""Iterations for which learning waits for a straggler's end."""
 
 
-class Job:
-    """One replica's pipeline."""
+class Job(Guarding):
+    """One replica's pipeline under the daemon's care."""
 
-    def __init__(self, name: str, settings: Settings, gpus: Mapping[str, GpuFacts]) -> None:
-        self.name = name
-        self.roster = Roster()
-        self.ledger = Ledger()
-        self.state = State.BASELINE
-        self.states: list[tuple[State, int]] = [(State.BASELINE, 0)]
-        self.iteration = -1
-        self.straggler = AnnouncedStraggler()
-        self.writable = True
-        self.actions: list[Action] = []
-        self._settings = settings
-        self._gpus = gpus
-        self._why = "waiting for the first iterations"
-        self._logs: dict[str, ClockLog] = {}
-        self._hold = HoldControl(settings.slowdown_budget)
-        self._known: Understanding | None = None
-        self._episode: Episode | None = None
+    def __init__(
+        self, name: str, settings: Settings, gpus: Mapping[str, GpuFacts], replica: int = 0
+    ) -> None:
+        super().__init__(name, settings, gpus, replica)
         self._requests = 0
-        self._breaches = 0
-        self._doubted_s: float | None = None
-        """The baseline's iteration time before the last breach, until it is measured again."""
-        self._awaited: dict[int, tuple[Problem, float | None]] = {}
+        self._awaited: dict[int, tuple[Problem, int]] = {}
+        """Requested plans: their problem, and the version of the reaction they were made for."""
+        self._answered = -1
+        """The version of the reaction that the plan in force was made for."""
+        self._windows = ReferenceWindows(crc32(name.encode()))
+        self._held = self._put_offs = 0
+        self._eased: dict[int, bool] = {}
+        """Of the newest iterations, whether they ran under a plan for a straggler."""
 
-    # --- who takes part ---------------------------------------------------------------------
-
-    def join(self, member: Member) -> None:
-        """A process said hello, perhaps again."""
-        known = self.roster.members.get(member.client)
-        if known is not None and known.hello == member.hello:
-            return
-        if self.state is not State.BASELINE:
-            self._trouble(f"rank {member.hello.rank} joined")
-        self.roster.add(member)
-        for uuid in member.gpus:
-            self._logs.setdefault(uuid, ClockLog(self._gpus[uuid].top_mhz))
-        self._forget()
-
-    def leave(self, client: str, why: str) -> None:
-        """A process is gone: its GPUs' clocks and all others' go to full."""
-        member = self.roster.members.get(client)
-        if member is None:
-            return
-        self._trouble(f"rank {member.hello.rank} {why}")
-        self.roster.remove(client)
-        self._forget()
-
-    # --- what is reported -------------------------------------------------------------------
-
-    def stage_event(self, client: str, event: StageStart | StageEnd, now_ns: int) -> None:
-        member = self.roster.members[client]
-        lost = 0 < member.sequence < event.sequence - 1
-        member.sequence, member.heard_ns = event.sequence, now_ns
-        stage = member.hello.stage
-        if stage is None or not self.roster.leads(member):
-            return
-        progress = member.track.lost_events() if lost else []
-        if isinstance(event, StageStart):
-            progress += self._foreign(stage, event) or member.track.start(event)
-            if event.instruction == "other" and (pacer := self._pacer) is not None:
-                self._ask(pacer.uncovered(stage))
-        else:
-            progress += member.track.end(event)
-        for step in progress:
-            self._progress(stage, member, step)
-
-    @staticmethod
-    def _foreign(stage: int, event: StageStart) -> list[Progress]:
-        if event.stage in (None, stage):
-            return []
-        return [
-            Disorder(
-                f"a computation of stage {event.stage} came from stage {stage}: several stages of "
-                "one process are told apart with chunk="
-            )
-        ]
-
-    def reading(self, uuid: str, time_ns: int, energy_j: float) -> None:
-        """The energy counter of one of this job's GPUs was read."""
-        self.ledger.poll(uuid, time_ns, energy_j)
-        if self._known is not None:
-            self._known.poll_counter(uuid, time_ns, energy_j)
-
-    def written(self, uuid: str, clock_mhz: int | None, asked_ns: int, end_ns: int) -> None:
-        """A clock write was done."""
-        if uuid in self._logs:
-            self._logs[uuid].written(end_ns, clock_mhz)
-        if (pacer := self._pacer) is not None:
-            pacer.measured((end_ns - asked_ns) * 1e-9)
-
-    def _progress(self, stage: int, member: Member, step: Progress) -> None:
-        pacer = self._pacer
-        match step:
-            case Started(number, position, time_ns):
-                number = self._common(stage, member, number)
-                self.iteration = max(self.iteration, number)
-                if pacer is not None:
-                    self._ask(pacer.started(stage, number, position, time_ns))
-            case Ended(number, position, time_ns):
-                if pacer is not None:
-                    number = self._common(stage, member, number)
-                    self._ask(pacer.ended(stage, number, position, time_ns))
-            case Completed():
-                self._completed(stage, member, step)
-            case Disorder(why):
-                self._trouble(f"rank {member.hello.rank}: {why}")
-                self._lose_track()
-
-    def _common(self, stage: int, member: Member, number: int) -> int:
-        """An iteration's number as all ranks count: a rank that counts for itself may differ."""
-        offsets = self._episode.assembly.offsets if self._episode is not None else None
-        return number if offsets is None or not member.track.counted else number + offsets[stage]
-
-    # --- time -------------------------------------------------------------------------------
-
-    def tick(self, now_ns: int) -> None:
-        """Do what is due; let go of a job that has fallen silent."""
-        if self.straggler.expired(now_ns):
-            self.announce_straggler(None)
-        if self.state not in CLOCKS_MAY_BE_LOWERED:
-            return
-        if (pacer := self._pacer) is not None:
-            self._ask(pacer.due(now_ns))
-        limit_ns = self.silence_limit_s() * 1e9
-        for member in self.roster.members.values():
-            member.heard_ns = member.heard_ns or now_ns
-            if now_ns - member.heard_ns > limit_ns:
-                silent = f"has been silent for more than {limit_ns * 1e-9:.1f} s"
-                self._trouble(f"rank {member.hello.rank} {silent}")
-                self._lose_track()
-                return
-
-    def silence_limit_s(self) -> float:
-        usual = self.ledger.typical_time_s() or 0.0
-        if self.straggler.factor is not None:
-            usual *= self.straggler.factor
-        return max(self._settings.silence_iterations * usual, self._settings.silence_s)
-
-    def next_due_ns(self) -> int | None:
-        return pacer.next_due_ns() if (pacer := self._pacer) is not None else None
-
-    # --- stragglers -------------------------------------------------------------------------
-
-    def announce_straggler(self, factor: float | None) -> None:
-        """Another replica takes `factor` times this one's full-clock iteration; None: no more."""
-        before = self.straggler.factor or 1.0
-        self.straggler.announce(factor)
-        if self.state is not State.HOLD or self._episode is None:
-            return
-        if (factor or 1.0) < before:  # there is less time now: the normal plan until a new one
-            self._awaited.clear()
-            self._hold.start_plan()
-            self._adopt(self._episode.normal)
-        if factor is not None or self._episode.normal is None:
-            self._request_plan()
-
-    def _check_straggler(self, finished: Record) -> None:
-        """Behind a straggler a job waits; once it does not, the announcement is out of date."""
-        baseline = self.ledger.sample("baseline")
-        if baseline is None or self.state is not State.HOLD:
-            return
-        waited_s = finished.time_s - finished.makespan_s - self.ledger.usual_gap_s()
-        if not self.straggler.waited(waited_s, baseline.mean):
-            return
-        if self.straggler.believed:
-            self._request_plan()
-        else:
-            self.actions.append(Notice(self.name, "nobody is waited for: no straggler any more"))
-            self.announce_straggler(None)
-
-    def _stretch(self) -> float:
-        """Relative to the baseline's iteration time, how much later the deadline is."""
-        command = self._hold.command
-        return command if self.straggler.factor is None else max(command, self.straggler.stretch)
-
-    # --- iterations become knowledge --------------------------------------------------------
-
-    def _completed(self, stage: int, member: Member, step: Completed) -> None:
-        if self.roster.obstacle() is not None or self.roster.stages is None:
-            return
-        if self._episode is None:
-            self._episode = Episode(Assembly(self.roster.stages))
-        episode = self._episode
-        iteration = episode.assembly.add(stage, step.iteration, member.track.counted)
-        if iteration is None:
-            return
-        episode.early.append(iteration)
-        if episode.pacer is None and not self._understand(episode):
-            return
-        early, episode.early = episode.early, []
-        for whole in early:
-            self._learn_from(whole, episode)
-        self._decide(episode)
-
-    def _understand(self, episode: Episode) -> bool:
-        """Once every rank's order is known: the pipeline, and what is (still) known of it."""
-        episode.early = episode.early[-self._settings.baseline_iterations - 1 :]
-        leaders = [self.roster.leader(s) for s in range(episode.assembly.ranks)]
-        if any(m is None or m.track.order is None for m in leaders):
-            self._why = "the order of its computations is not understood yet"
-            return False
-        if len(episode.early) < 2:
-            return False
-        episode.early = alike(episode.early[1:])  # the first iteration warms up
-        try:
-            seen = observed_pipeline(episode.early, self.roster.schedule)
-        except PlanningError as error:
-            self._why = f"the order of its computations cannot be planned: {error}"
-            self._episode = None
-            return False
-        if self._known is None or seen.orders != self._known.pipeline.orders:
-            gpus = {s: self._gpus[self.roster.gpus(s)[0]] for s in range(seen.ranks)}
-            self._known = Understanding(seen, gpus, self._settings)
-            self.ledger.clear()
-            self._hold = HoldControl(self._budget())
-        episode.pacer = Pacer(seen.ranks)
-        return True
-
-    def _learn_from(self, iteration: JobIteration, episode: Episode) -> None:
-        assert self._known is not None
-        self._known.learn_from(iteration, episode.ends, self._logs)
-        phase = self._phase(iteration, episode)
-        finished = self.ledger.iteration(iteration, phase, self.roster.all_gpus())
-        if finished is None:
-            return
-        if finished.phase == State.HOLD:
-            self._hold.iteration(finished.time_s)
-        elif finished.phase == "straggler":
-            self._check_straggler(finished)
+    # --- decisions, at each iteration's end -----------------------------------------------------
 
     def _phase(self, iteration: JobIteration, episode: Episode) -> str:
         """What the iteration counts for: a state, a straggler's doing, or a change of plans."""
-        was_slowed, now_slowed = episode.slowed_by_straggler, self.straggler.factor is not None
-        episode.slowed_by_straggler = now_slowed
-        if was_slowed or now_slowed:
-            return "straggler"
         assert episode.pacer is not None
         planned = episode.pacer.plan_for(iteration.number)
-        if self.state is State.HOLD and planned is not episode.normal:
+        before = self._eased.get(iteration.number - 1, False)
+        unusual = planned is not None and planned is not episode.normal
+        self._eased = {iteration.number - 1: before, iteration.number: unusual}
+        own = self._settings.observe and bool(self.ill)  # its plan is nobody's to change
+        was_slowed, now_slowed = episode.slowed_by_straggler, self.reaction.active or own
+        episode.slowed_by_straggler = now_slowed
+        lowered = self.state in CLOCKS_MAY_BE_LOWERED or self._settings.observe
+        if lowered and (was_slowed or now_slowed):
+            return "straggler"
+        if self.state is State.HOLD and iteration.number == episode.reference and planned is None:
+            return "reference"
+        if self.state is State.HOLD and (planned is None or unusual):
             return "change"
         return self.state.value
 
-    # --- decisions, at each iteration's end -------------------------------------------------
+    def _finished(self, finished: Record) -> None:
+        if finished.phase in ("hold", "change", "straggler"):
+            self._lasted(finished)
+        if finished.phase == State.HOLD:
+            waited_s = finished.time_s - finished.makespan_s - self.ledger.usual_gap_s()
+            self._hold.iteration(finished.time_s, waited_s)
+        elif finished.phase == "straggler":
+            self._check_announced(finished, self._eased.get(finished.number, False))
 
     def _decide(self, episode: Episode) -> None:
         match self.state:
             case State.BASELINE:
                 self._decide_baseline(episode)
             case State.LEARN:
-                self._decide_learn(episode)
+                if not self._guarded():
+                    self._decide_learn(episode)
             case State.HOLD:
-                self._decide_hold(episode)
+                if not self._guarded():
+                    self._decide_hold(episode)
             case State.RELEASE:
                 episode.clear += 1
                 if episode.clear >= self._clear_iterations():
                     self._move(Signal.CLEAR)
                     self._decide_baseline(episode)
 
-    def _clear_iterations(self) -> int:
-        """Longer after every breach: a plan that keeps failing this job is not tried at once."""
-        longer = 1 << 2 * min(self._breaches, 8)
-        return min(CLEAR_ITERATIONS * longer, MOST_CLEAR_ITERATIONS)
-
     def _decide_baseline(self, episode: Episode) -> None:
-        measured, wanted = self.ledger.count("baseline"), self._settings.baseline_iterations
+        measured = self.ledger.count("baseline")
+        wanted = self._settings.baseline_iterations + self._waiting
         if self._settings.observe:
-            self._why = "observe-only mode: no clock is ever written"
+            self._observe()
         elif not self.writable:
             self._why = "no clock can be written: perseusd-clock is not there"
         elif measured < wanted:
             self._why = f"measuring the baseline: {measured} of {wanted} iterations"
-        elif self._has_changed():
+        elif not self._settled(measured):
+            self._why = "measuring the baseline: its iterations differ widely"
+        elif not self._judged():
             self._forget()
             self._why = "the job has changed: it is measured and learned anew"
         elif self._writes() < FEWEST_WRITES:
@@ -326,34 +126,67 @@ class Job:
                 "its iterations are too short: within [limits] max_writes_per_s and "
                 "max_node_write_share, not even one lower clock and back fits into one"
             )
-        else:
+        elif measured >= self._settings.baseline_iterations + self._waiting:
+            self._waiting = 0
+            self._recognise()
             self._move(Signal.MEASURED)
             self._why = ""
-            self._decide_learn(episode)
+            plan, self._resumable = self._resumable, None
+            self._resume(plan)
 
-    def _has_changed(self) -> bool:
-        """Whether the baseline measured after a breach is another than before."""
-        before_s, self._doubted_s = self._doubted_s, None
-        baseline = self.ledger.sample("baseline")
-        if before_s is None or baseline is None:
-            return False
-        noise = 2 * math.sqrt(baseline.relative_variance_of_mean())
-        return abs(baseline.mean / before_s - 1) > CHANGED + noise
+    def _settled(self, measured: int) -> bool:
+        """Whether the newest baseline iterations are alike; those before that were not, go.
+
+        A job whose iterations always differ is taken as it is after UNSETTLED times as many.
+        """
+        few = self._settings.baseline_iterations
+        times, makespans = self.ledger.sample("baseline"), self.ledger.makespans("baseline")
+        if times is None or few < 2:
+            return True
+        newest = (times.values[-few:], makespans.values[-few:])
+        if any(max(values) > ALIKE * min(values) for values in newest):
+            return measured >= UNSETTLED * few
+        usual = times.values[-1]
+        if any(not usual / ALIKE < value < usual * ALIKE for value in times.values):
+            self.ledger.keep_newest("baseline", few)
+        return True
+
+    def _resume(self, plan: PacedPlan | None) -> None:
+        episode, known = self._episode, self._known
+        assert episode is not None
+        assert known is not None
+        if plan is None:
+            self._basis = known.knowledge.time_model().top_s
+            self._decide_learn(episode)
+            return
+        episode.normal = plan
+        self._move(Signal.PLANNED)
+        self._why = ""
+        self._hold.start_plan()
+        self._answered = -1
+        self._adopt(self._meanwhile())
+        if self.reaction.eased:
+            self._request_plan()
 
     def _writes(self) -> int:
         """Clock writes that an iteration has room for, per GPU."""
         pacer, usual_s = self._pacer, self.ledger.typical_time_s()
         if pacer is None or usual_s is None:
             return 0
-        gpus = len(self.roster.all_gpus())
+        gpus = max(self.node_gpus, len(self.roster.all_gpus()))
         return most_writes(self._settings, usual_s, pacer.latency_ns * 1e-9, gpus)
 
     def _decide_learn(self, episode: Episode) -> None:
         known = self._known
         assert known is not None
+        self._check_memory(known)
         exhausted = known.explorer.iterations >= self._settings.max_learning_iterations
+        if self._slower(known):
+            self._put_off()
+            return
+        self._put_offs = 0
         try:
-            if known.explorer.done(known.knowledge) or exhausted:
+            if self._recognised or known.explorer.done(known.knowledge) or exhausted:
                 self._adopt(None)
                 if not self._awaited:
                     self._request_plan()
@@ -366,45 +199,65 @@ class Job:
             self._adopt(None)
             self._no_plan(str(error))
 
+    def _put_off(self) -> None:
+        """Nothing is learned while ranks straggle; one that always does is what the job is now."""
+        self._adopt(None)
+        self._put_offs += 1
+        if self._put_offs > PATIENCE:
+            self._put_offs = 0
+            self._trouble("some ranks stay slower than they were: the job is learned anew")
+            self._forget()
+
     def _decide_hold(self, episode: Episode) -> None:
-        if self.straggler.factor is not None:
-            return
         baseline = self.ledger.sample("baseline")
         assert baseline is not None
-        if self._hold.breached(baseline):
-            seen = self._hold.story(baseline)
-            self._trouble(f"iterations were slower than the slowdown budget allows: {seen}")
-            self._lose_track()
-            self._hold.be_cautious()
-            self._breaches += 1
-            # Is it us, or has the job changed? Measure again.
-            self._doubted_s = baseline.mean
-            self.ledger.drop("baseline")
-            self.ledger.drop("hold")
+        if self.reaction.active:
+            stale = self.reaction.eased and self._answered != self.reaction.version
+            if (stale or self._parked) and not self._awaited:
+                self._request_plan()
         elif self._hold.outgrown(baseline):
-            self._trouble(f"the job became faster: {self._hold.story(baseline)}")
-            self._forget()
-        elif self._awaited:
-            return
-        elif episode.normal is None or self._hold.wants_plan(baseline):
-            self._request_plan()
+            self._doubt_all(Breach.FASTER)
+        else:
+            self._held += 1
+            self._quiet()
+            if self._held % REMEMBERED_EVERY == REMEMBERED_AT or (
+                self._held == 1 and not self._recognised
+            ):
+                self._remember()
+            if self._awaited:
+                return
+            if self._parked or episode.normal is None or self._hold.wants_plan(baseline):
+                self._request_plan()
+            elif self._windows.due():
+                self._refer(episode)
 
-    # --- plans ------------------------------------------------------------------------------
+    def _refer(self, episode: Episode) -> None:
+        """One iteration at full clock, so that what is saved stays a measurement."""
+        pacer = self._pacer
+        assert pacer is not None
+        episode.reference = pacer.begun + 1
+        pacer.adopt(None, episode.reference)
+        pacer.adopt(episode.normal, episode.reference + 1)
+
+    # --- plans ----------------------------------------------------------------------------------
 
     def planned(self, request: int, answer: PlanResult | str) -> None:
         """The planner answered; a string says why it could not."""
+        self._foreseen(request, answer)
         awaited = self._awaited.pop(request, None)
         if awaited is None or self._episode is None or self._known is None:
             return
-        problem, factor = awaited
+        problem, version = awaited
         if isinstance(answer, str):
             self._no_plan(answer)
             return
         plan = paced(answer.plan, self._known.graph, problem.curves)
-        if factor is None:
+        if version != self.reaction.version:
+            return  # a straggler came or went meanwhile
+        if not self.reaction.eased:
             self._episode.normal = plan
-        if factor != self.straggler.factor:
-            return  # the straggler came or went meanwhile
+            self._basis = {kind: curve.time_s[-1] for kind, curve in problem.curves.items()}
+        self._answered, self._parked = version, False
         self._move(Signal.PLANNED)
         self._why = ""
         self._hold.start_plan()
@@ -418,25 +271,25 @@ class Job:
     def _request_plan(self) -> None:
         known, writes = self._known, max(self._writes(), FEWEST_WRITES)
         assert known is not None
-        urgency = URGENT_SHARE if self.straggler.factor is not None else 1.0
-        stretch = self._stretch()
+        urgency = URGENT_SHARE if self.reaction.active else 1.0
+        budget_s = urgency * self._settings.planning_s
+        stretch = self._stretch_of(self._hold.command)
         try:
             problem = deadline_problem(
-                known, self.ledger, stretch, writes, urgency * self._settings.planning_s
+                known, self.ledger, stretch, writes, budget_s, self.reaction.slow
             )
         except PlanningError as error:
             self._no_plan(str(error))
             return
         self._requests += 1
-        self._awaited = {self._requests: (problem, self.straggler.factor)}
+        self._awaited = {self._requests: (problem, self.reaction.version)}
         self.actions.append(RequestPlan(self.name, self._requests, problem))
 
-    def _adopt(self, plan: PacedPlan | None) -> None:
-        pacer = self._pacer
-        assert pacer is not None
-        pacer.adopt(plan, pacer.begun + 1)
+    def _void_requests(self) -> None:
+        self._awaited.clear()
+        self._hold.start_plan()
 
-    # --- what can be told -------------------------------------------------------------------
+    # --- what can be told -----------------------------------------------------------------------
 
     @property
     def plan_in_force(self) -> PacedPlan | None:
@@ -451,7 +304,9 @@ class Job:
         baseline = self.ledger.sample("baseline")
         if baseline is None or self.state is not State.HOLD:
             return None
-        return baseline.mean * (1 + self._stretch())
+        makespan_s = self.ledger.makespan_s("baseline")
+        longer_s = makespan_s * (self.reaction.inflation - 1)
+        return baseline.mean * (1 + self._stretch_of(self._hold.command)) + longer_s
 
     @property
     def reason(self) -> str:
@@ -461,63 +316,12 @@ class Job:
             return self._why
         return f"{self._why}; {obstacle}" if self.state is State.RELEASE else obstacle
 
-    def critical_path(self) -> Sequence[tuple[int, float]]:
-        """(stage, its share of the predicted critical path) under the plan in force."""
-        plan = self.plan_in_force
-        return self._known.critical_shares(plan) if plan and self._known else ()
+    # --- letting go -----------------------------------------------------------------------------
 
-    # --- letting go -------------------------------------------------------------------------
-
-    def release(self, why: str) -> None:
-        """Full clocks now, whatever the state, and understand it anew."""
-        self._trouble(why)
-        self._lose_track()
-
-    def _trouble(self, why: str) -> None:
-        """Full clocks first, think later."""
-        lowered = self.state in CLOCKS_MAY_BE_LOWERED
-        self._move(Signal.TROUBLE)
-        self._why = why
-        if lowered:
-            self.actions += [SetClock(uuid, None) for uuid in self.roster.all_gpus()]
-            self.actions.append(Notice(self.name, f"released: {why}"))
+    def _pause(self) -> None:
+        super()._pause()
+        self._awaited.clear()
 
     def _lose_track(self) -> None:
-        """The ranks' orders have to be understood anew; what was learned of them may still hold."""
-        self._episode = None
+        super()._lose_track()
         self._awaited.clear()
-        self.ledger.interrupt()
-        for member in self.roster.members.values():
-            member.track.restart()
-
-    def _forget(self) -> None:
-        """The job's members changed: everything is learned anew."""
-        self._lose_track()
-        self._known = None
-        self.ledger.clear()
-        self._hold = HoldControl(self._budget())
-        self._breaches = 0
-
-    def _budget(self) -> float:
-        """How much longer iterations may get: the job's own word, else the configuration's."""
-        told = [m.hello.slowdown_budget for m in self.roster.members.values()]
-        given = [budget for budget in told if budget is not None]
-        return min(given, default=self._settings.slowdown_budget)
-
-    def _move(self, signal: Signal) -> None:
-        state = next_state(self.state, signal)
-        if state is not self.state:
-            self.actions.append(Notice(self.name, f"{self.state} → {state}"))
-            self.states.append((state, self.iteration + 1))
-            del self.states[:-KEPT_STATES]
-        self.state = state
-
-    @property
-    def _pacer(self) -> Pacer | None:
-        return self._episode.pacer if self._episode is not None else None
-
-    def _ask(self, requests: Sequence[Request]) -> None:
-        if self.state in CLOCKS_MAY_BE_LOWERED:
-            for request in requests:
-                for uuid in self.roster.gpus(request.rank):
-                    self.actions.append(SetClock(uuid, request.clock_mhz))

@@ -2,69 +2,67 @@
 
 A trial lowers the clock of a rank for a window of consecutive computations. Most windows lie in
 slack: warm-up forwards and cool-down backwards of most stages, and all of a light stage. So windows
-are chosen greedily, rank by rank, by the worth of what they would teach, subject to the predicted
-makespan staying within the iteration's budget. Clocks come from a ladder that is descended only
-while lower still pays: a rung opens once the one above it is known and the net cost
-(energy minus blocking power × time) was still falling there.
+are chosen greedily, rank by rank, by what they would teach (see `worth`) for what they are
+predicted to cost (see `windows`), within the iteration's budget. Clocks come from a ladder that is
+descended only while lower might pay: the next rung opens once the one above it was tried, if the
+net cost (energy minus blocking power × time) might still fall there.
+
+Learning is over once times and powers are known well enough at every rung that plans would use and
+none deeper is promising, or once nothing that the budget allows would teach much more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perseusd.core.attribution import Column, Power
 from perseusd.core.curves import TimeModel
 from perseusd.core.graph import Graph
 from perseusd.core.knowledge import GpuFacts, Knowledge
 from perseusd.core.model import Kind, Pipeline, Plan
+from perseusd.core.windows import Found, Rank, best_window
+from perseusd.core.worth import Points, prospects
 from perseusd.errors import PlanningError
 
-LADDER = (0.92, 0.84, 0.76, 0.69, 0.62, 0.56, 0.50)
+LADDER = (0.95, 0.90, 0.85, 0.80, 0.75, 0.71, 0.67, 0.63, 0.59, 0.55, 0.50)
 """Fractions of the top clock; a smooth curve between is within measurement noise."""
 
-OPEN_AT_START = 3
-"""Rungs tried at once: no GPU known to us is cheapest above 0.8 of its top clock."""
+OPEN_AT_START = 5
+"""Rungs tried at once: no GPU known to us is cheapest above 0.75 of its top clock."""
 
-ENOUGH_PER_GROUP = 8
-"""Samples of a rung, over all kinds of a group, after which it is known."""
+STILL_FALLING = 0.025
+"""Relative fall of the net cost below the best rung's that makes a deeper one worth trying."""
 
-ENOUGH_PER_KIND = 3
-"""Samples of a kind over all rungs, so that its own γ can be told from its group's."""
+TRIED = 2
+"""Computations at a rung, over all kinds of a group, after which the next one may open."""
 
-MOST_CANDIDATES = 96
-"""Windows weighed per rank and iteration; bounds the time spent in the loop."""
+GOOD_ENOUGH = 1.35
+"""Over the errors wanted, the largest that is left: points differ, and plans use few of them."""
 
-MOST_WINDOWS = 2
+LITTLE = 0.02
+"""Share of all that is not known which the next trial would teach, below which none is made."""
+
+MOST_WINDOWS = 3
 """Per rank and iteration: two clock writes each."""
 
-STILL_FALLING = 0.02
-"""Relative fall of the net cost from one rung to the next below which lower is not worth trying."""
+LARGE = 6000
+"""Computations of an iteration above which one window a rank is weighed: the loop must not wait."""
 
-COST_WEIGHT = 40.0
-"""Worth given up per share of an iteration lost: of two windows that teach alike, take the free."""
-
-CAUTION = 0.7
+CAUTION = 0.75
 """Share of the budget spent on predictions: noise on near-critical windows costs the rest."""
 
 Array = NDArray[np.float64]
 
 
-class Window(NamedTuple):
-    """Positions [start, stop) of a rank's order at one clock."""
-
-    start: int
-    stop: int
-    clock_mhz: int
-
-
 @dataclass
 class Explorer:
-    """Chooses trials for one job until its curves are known."""
+    """Chooses trials for one job until its curves are known.
+
+    slowdown: mean relative slowdown of an iteration that trials may cause.
+    """
 
     pipeline: Pipeline
     graph: Graph
@@ -74,12 +72,17 @@ class Explorer:
     iterations: int = 0
     _open: dict[str, int] = field(default_factory=dict)
     _unspent: float = 0.0
+    _ready: tuple[tuple[int, int], Points] | None = None
+    """Points as of a version of the knowledge; a trial that is planned on them uses them up."""
+    _teaches: float = 1.0
+    """Share of what was not known that the last trial was to teach."""
 
     def __post_init__(self) -> None:
         self._rungs = {rank: self._ladder(gpu) for rank, gpu in self.gpus.items()}
         self._groups: dict[str, list[Kind]] = {}
         for kind in self.graph.kinds:
             self._groups.setdefault(self._group(kind), []).append(kind)
+        self._ranks = [Rank(order) for order in self.pipeline.orders]
 
     def _ladder(self, gpu: GpuFacts) -> list[int]:
         """The ladder's clocks as this GPU supports them, descending."""
@@ -94,38 +97,63 @@ class Explorer:
     def next_trial(self, knowledge: Knowledge, windows: int = MOST_WINDOWS) -> Plan:
         """The plan of the next iteration: full clock but for its trial windows, so many a rank."""
         self.iterations += 1
-        self._descend(knowledge)
-        model = knowledge.time_model()
-        durations = self.top_durations(model)
+        durations = self.top_durations(knowledge.time_model())
         makespan = float(self.graph.makespan(durations))
-        budget = self.slowdown * CAUTION * makespan + self._unspent
+        allowance = self.slowdown * CAUTION * makespan + self._unspent
+        points = self._points(knowledge)
+        self._ready = None
+        lacking = float(np.sum(points.wanting()))
         clocks: list[list[int | None]] = [[None] * len(o) for o in self.pipeline.orders]
-        for rank in self._neediest_first(knowledge):
-            for _ in range(min(windows, MOST_WINDOWS)):
-                limit = makespan + budget
-                window, durations = self._best_window(
-                    rank, clocks[rank], knowledge, model, durations, makespan, limit
-                )
-                if window is None:
-                    break
-                for position in range(window.start, window.stop):
-                    clocks[rank][position] = window.clock_mhz
-        self._unspent = max(0.0, makespan + budget - float(self.graph.makespan(durations)))
+        left = allowance
+        for rank in self._neediest_first(points):
+            left = self._try_rank(rank, clocks[rank], points, durations, left, makespan, windows)
+        self._unspent = max(0.0, left)
+        self._teaches = 1 - float(np.sum(points.wanting())) / lacking if lacking > 0 else 0.0
         return Plan(tuple(tuple(c) for c in clocks))
 
+    def _try_rank(
+        self, rank: int, clocks: list[int | None], points: Points, durations: Array,
+        left: float, makespan: float, windows: int,
+    ) -> float:  # fmt: skip
+        """Choose this rank's windows; `clocks` and `durations` follow. Returns what is left."""
+        nodes = self.graph.order[rank]
+        for _ in range(min(windows, MOST_WINDOWS, 1 + LARGE // len(self.graph))):
+            slack = self.graph.slack(durations, makespan)[nodes]
+            found = self._best(rank, clocks, points, durations[nodes], slack, max(left, 0.0))
+            if found is None:
+                break
+            left -= found.cost
+            window = found.window
+            for position in range(window.start, window.stop):
+                clocks[position] = window.clock_mhz
+            own = self.pipeline.orders[rank][window.start : window.stop]
+            for kind in dict.fromkeys(c.kind for c in own):
+                points.learn(points.index[kind, window.clock_mhz], sum(c.kind == kind for c in own))
+            at = [points.index[c.kind, window.clock_mhz] for c in own]
+            durations[nodes[window.start : window.stop]] = points.seconds[at]
+        return left
+
+    def _best(
+        self, rank: int, taken: Sequence[int | None], points: Points, durations: Array,
+        slack: Array, budget: float,
+    ) -> Found | None:  # fmt: skip
+        kinds = self._ranks[rank].kinds
+        clocks = [c for c in self._rungs[rank] if all((k, c) in points.index for k in kinds)]
+        if not clocks:
+            return None
+        return best_window(self._ranks[rank], clocks, taken, points, durations, slack, budget,
+                           self.iterations * 1009 + rank)  # fmt: skip
+
     def done(self, knowledge: Knowledge) -> bool:
-        """Whether every open rung is known and no deeper one is worth opening."""
-        self._descend(knowledge)
-        for group, kinds in self._groups.items():
-            rungs = self._rungs[kinds[0].rank][: self._open.get(group, OPEN_AT_START)]
-            for level in range(len(rungs)):
-                if self._seen(knowledge, kinds, level) < ENOUGH_PER_GROUP:
-                    return False
-            for kind in kinds:
-                counts = [knowledge.durations.count(kind, c) for c in self._rungs[kind.rank]]
-                if sum(counts) < ENOUGH_PER_KIND:
-                    return False
-        return True
+        """Whether trials could not change plans by much any more."""
+        if any(kind not in knowledge.time_model().top_s for kind in self.graph.kinds):
+            return False
+        if self.iterations and self._teaches < LITTLE:
+            return True
+        points = self._points(knowledge)
+        if any(not self._tried(knowledge, group) for group in self._groups):
+            return False
+        return bool(np.all(points.wanting() <= GOOD_ENOUGH**2))
 
     def top_durations(self, model: TimeModel) -> Array:
         """Shape (n,): every computation's duration at its highest clock.
@@ -141,123 +169,73 @@ class Explorer:
         durations: Array = by_kind[self.graph.kind_index]
         return durations
 
-    def _seen(self, knowledge: Knowledge, kinds: Sequence[Kind], level: int) -> int:
-        """Samples of a rung over all kinds; GPUs of one model may offer fewer rungs than others."""
-        return sum(
-            knowledge.durations.count(kind, self._rungs[kind.rank][level])
-            for kind in kinds
-            if level < len(self._rungs[kind.rank])
+    def _points(self, knowledge: Knowledge) -> Points:
+        """What is to be known."""
+        if self._ready is not None and self._ready[0] == knowledge.version:
+            return self._ready[1]
+        self._descend(knowledge)
+        points = Points(
+            knowledge,
+            [
+                (kind, clock)
+                for group, kinds in self._groups.items()
+                for kind in kinds
+                for clock in self._rungs[kind.rank][: self._open[group]]
+            ],
+            self._room(self.top_durations(knowledge.time_model())),
         )
+        self._ready = knowledge.version, points
+        return points
+
+    def _tried(self, knowledge: Knowledge, group: str) -> bool:
+        """Whether the lowest open rung was; or one within a tenth of it."""
+        level, kinds = self._open[group], self._groups[group]
+        seen = 0
+        for kind in kinds:
+            rungs = self._rungs[kind.rank][:level]
+            if not rungs:
+                continue
+            seen += sum(
+                len(samples)
+                for clock, samples in knowledge.durations.seen.get(kind, {}).items()
+                if clock <= rungs[-1]
+            )
+        recalled = knowledge.explored(group)
+        kind = kinds[0]
+        rungs = self._rungs[kind.rank][:level]
+        if not rungs:
+            return True
+        return seen >= TRIED or recalled * rungs[-1] >= self.gpus[kind.rank].top_mhz * (1 - 1e-3)
 
     def _descend(self, knowledge: Knowledge) -> None:
-        """Open the next rung of every group whose net cost still falls at its lowest open one."""
-        model = knowledge.time_model()
-        powers = knowledge.powers()
-        shapes = knowledge.power_shapes(powers, model)
-        blocking = knowledge.blocking_power(powers)
+        """Open rungs that might pay; close those that cannot."""
+        powers = knowledge.power_model()
         for group, kinds in self._groups.items():
             level = self._open.setdefault(group, OPEN_AT_START)
-            rungs = self._rungs[kinds[0].rank]
-            if level >= len(rungs) or group not in shapes:
+            kind = kinds[0]
+            if not powers.knows(kind) or kind not in knowledge.time_model().top_s:
                 continue
-            if self._seen(knowledge, kinds, level - 1) < ENOUGH_PER_GROUP // 2:
+            rungs = self._rungs[kind.rank]
+            if not rungs:
                 continue
-            kind, top = kinds[0], self.gpus[kinds[0].rank].top_mhz
-            share = blocking[kind.rank] / max(_top_power(powers, kind, top), 1e-9)
-            x = np.array([top / rungs[level - 2], top / rungs[level - 1]])
-            shape = model.shapes[group].at(x)
-            net = shape * (shapes[group].at(x) - share)
-            if net[1] < net[0] * (1 - STILL_FALLING):
-                self._open[group] = level + 1
+            found = prospects(knowledge, kind, rungs)
+            best = min([1.0, *(p.net for p in found[:level])])
+            hoped = best * (1 - STILL_FALLING)
+            promising = [i for i, p in enumerate(found) if p.hoped < hoped or p.net <= best]
+            deepest = max(promising, default=0) + 1
+            if deepest > level and not self._tried(knowledge, group):
+                deepest = level
+            self._open[group] = min(max(deepest, 2), level + 1)
 
-    def _neediest_first(self, knowledge: Knowledge) -> list[int]:
-        def samples(rank: int) -> tuple[int, int]:
-            kinds = {c.kind for c in self.pipeline.orders[rank]}
-            seen = sum(knowledge.durations.count(k, c) for k in kinds for c in self._rungs[rank])
-            return seen, (rank + self.iterations) % self.pipeline.ranks
+    def _neediest_first(self, points: Points) -> list[int]:
+        need = dict.fromkeys(range(self.pipeline.ranks), 0.0)
+        for (kind, _), wanting in zip(points.index, points.wanting(), strict=True):
+            need[kind.rank] += float(wanting)
+        return sorted(need, key=lambda rank: (-need[rank], (rank + self.iterations) % len(need)))
 
-        return sorted(range(self.pipeline.ranks), key=samples)
-
-    def _best_window(
-        self,
-        rank: int,
-        taken: Sequence[int | None],
-        knowledge: Knowledge,
-        model: TimeModel,
-        durations: Array,
-        makespan: float,
-        limit: float,
-    ) -> tuple[Window | None, Array]:
-        windows = self._candidates(rank, taken)
-        if not windows:
-            return None, durations
-        nodes = self.graph.order[rank]
-        trial = np.repeat(durations[:, None], len(windows), axis=1)
-        worth = np.zeros(len(windows))
-        # Per kind and clock: how much longer it takes there, and what trying it is worth.
-        prospects = self._prospects(rank, knowledge, model)
-        for column, window in enumerate(windows):
-            for position in range(window.start, window.stop):
-                kind = self.pipeline.orders[rank][position].kind
-                ratio, teaches = prospects[kind, window.clock_mhz]
-                trial[nodes[position], column] *= ratio
-                worth[column] += teaches
-        cost = np.asarray(self.graph.makespan(trial))
-        before = float(self.graph.makespan(durations))
-        score = worth - COST_WEIGHT * (cost - before) / makespan
-        score[cost > limit] = -np.inf
-        best = int(np.argmax(score))
-        if score[best] <= 0:
-            return None, durations
-        return windows[best], trial[:, best]
-
-    def _candidates(self, rank: int, taken: Sequence[int | None]) -> list[Window]:
-        order = self.pipeline.orders[rank]
-        open_rungs = max(self._open.get(self._group(c.kind), OPEN_AT_START) for c in order)
-        rungs = self._rungs[rank][:open_rungs]
-        lengths = [n for n in (2, 4, 6) if n <= len(order)] or [len(order)]
-        windows = [
-            Window(start, start + length, clock)
-            for length in lengths
-            for start in range(len(order) - length + 1)
-            # A window that touches another would be one longer run of two clocks.
-            if all(c is None for c in taken[max(0, start - 1) : start + length + 1])
-            for clock in rungs
-        ]
-        if len(windows) > MOST_CANDIDATES:
-            rng = np.random.default_rng(self.iterations * 1009 + rank)
-            keep = rng.choice(len(windows), MOST_CANDIDATES, replace=False)
-            windows = [windows[i] for i in sorted(keep)]
-        return windows
-
-    def _prospects(
-        self, rank: int, knowledge: Knowledge, model: TimeModel
-    ) -> dict[tuple[Kind, int], tuple[float, float]]:
-        """(predicted time ratio, worth) by kind and rung; worth falls with what is known."""
-        top_mhz = self.gpus[rank].top_mhz
-        found = {}
-        for kind in dict.fromkeys(c.kind for c in self.pipeline.orders[rank]):
-            counts = [knowledge.durations.count(kind, c) for c in self._rungs[rank]]
-            # Of the kind itself any rung will do: they tell one number, its γ.
-            own = max(0.0, 1 - sum(counts) / (2 * ENOUGH_PER_KIND))
-            for level, clock in enumerate(self._rungs[rank]):
-                seen = self._seen(knowledge, self._groups[self._group(kind)], level)
-                shared = max(0.0, 1 - seen / (1.25 * ENOUGH_PER_GROUP))
-                ratio = _predicted_ratio(model, kind, top_mhz / clock)
-                found[kind, clock] = ratio, own + 2 * shared
-        return found
-
-
-def _predicted_ratio(model: TimeModel, kind: Kind, x: float) -> float:
-    """Known time ratio; beyond what was explored the worst case, time ∝ 1 / clock."""
-    reach = model.reach(kind)
-    if x <= reach + 1e-6:
-        return float(model.ratio(kind, x))
-    return float(model.ratio(kind, reach)) * x / reach
-
-
-def _top_power(
-    powers: Mapping[int, Mapping[Column | None, Power]], kind: Kind, top_mhz: int
-) -> float:
-    power = powers.get(kind.rank, {}).get(Column(kind, top_mhz))
-    return power.watts if power else 0.0
+    def _room(self, durations: Array) -> dict[Kind, float]:
+        """By how much any of a kind's computations may take longer, at full clock elsewhere."""
+        deadline = float(self.graph.makespan(durations)) * (1 + self.slowdown)
+        room = np.zeros(len(self.graph.kinds))
+        np.maximum.at(room, self.graph.kind_index, self.graph.slack(durations, deadline))
+        return dict(zip(self.graph.kinds, room.tolist(), strict=True))

@@ -5,56 +5,85 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from perseusd.core.account import Account, Record
+from perseusd.core.gauge import Gauge, Reading
 from perseusd.core.iterations import JobIteration
-from perseusd.core.meter import EnergyMeter
-from perseusd.core.savings import Estimate, Sample, ratio
+from perseusd.core.savings import Estimate, Sample, Savings, added
+
+__all__ = ["Ledger", "Record"]
+
+SETTLED = 12
+"""Baseline iterations that are taken into account at once; fewer when holding begins. Until then
+counters tell better and better how they are to be read."""
+
+FULL_CLOCK = ("baseline", "reference")
+COMPARED = ("hold", "reference")
+
+Readings = list[tuple[Gauge, Reading]]
 
 
-class Record(NamedTuple):
-    """One finished iteration, from its start to the next one's start."""
+@dataclass
+class Closed:
+    """What a job saved while it was another one; independent of what it saves now."""
 
-    number: int
-    phase: str
-    time_s: float
-    makespan_s: float
-    energy_j: float | None
+    saved_j: Estimate | None = None
+    references: int = 0
+    cost_j: float = 0.0
+
+    def add(self, account: Account) -> None:
+        self.saved_j = added(self.saved_j, account.saved_j())
+        self.references += account.references
+        self.cost_j += account.reference_cost_j() or 0.0
 
 
 @dataclass
 class Ledger:
-    """Per-iteration times and energies of one job; phases are baseline, learn, hold, …"""
+    """Per-iteration times and energies of one job; phases are baseline, learn, hold, …
 
-    meters: dict[str, EnergyMeter] = field(default_factory=dict)
+    Samples serve decisions and are dropped when these need fresh ones; the account serves the
+    measured saving and lasts as long as the job stays the same.
+    """
+
+    gauges: dict[str, Gauge] = field(default_factory=dict)
     last: Record | None = None
-    energy_saved_j: float = 0.0
+    _account: Account = field(default_factory=Account)
+    _closed: Closed = field(default_factory=Closed)
     _times: dict[str, Sample] = field(default_factory=lambda: defaultdict(Sample))
-    _energies: dict[str, Sample] = field(default_factory=lambda: defaultdict(Sample))
     _makespans: dict[str, Sample] = field(default_factory=lambda: defaultdict(Sample))
     _previous: tuple[JobIteration, str] | None = None
+    _baseline: list[tuple[Record, Readings | None]] = field(default_factory=list)
 
     def poll(self, uuid: str, time_ns: int, energy_j: float) -> None:
-        self.meters.setdefault(uuid, EnergyMeter()).poll(time_ns, energy_j)
+        self._gauge(uuid).meter.poll(time_ns, energy_j)
 
-    def iteration(self, iteration: JobIteration, phase: str, uuids: Sequence[str]) -> Record | None:
-        """An iteration is whole, which finishes the one before it. Returns that one."""
+    def iteration(
+        self, iteration: JobIteration, phase: str, gpus: Sequence[Sequence[str]]
+    ) -> Record | None:
+        """An iteration is whole, which finishes the one before it. Returns that one.
+
+        gpus: the UUIDs of each rank's.
+        """
         previous, self._previous = self._previous, (iteration, phase)
         self._makespans[phase].add((iteration.end_ns - iteration.start_ns) * 1e-9)
-        if previous is None or previous[0].number != iteration.number - 1:
+        follows = previous is not None and previous[0].number == iteration.number - 1
+        for uuids, own in zip(gpus, iteration.ranks, strict=True):
+            for uuid in uuids:
+                self._gauge(uuid).computed(own.spans, follows=follows)
+        if previous is None or not follows:
             return None
         before, was = previous
+        full = was in FULL_CLOCK
+        readings = self._read(gpus, before.start_ns, iteration.start_ns, full=full)
         record = Record(
             before.number,
             was,
             (iteration.start_ns - before.start_ns) * 1e-9,
             (before.end_ns - before.start_ns) * 1e-9,
-            self._energy(uuids, before.start_ns, iteration.start_ns),
+            _joules(readings),
         )
         self._times[was].add(record.time_s)
-        if record.energy_j is not None:
-            self._energies[was].add(record.energy_j)
-            self._count_saved(record)
+        self._enter(record, readings)
         self.last = record
         return record
 
@@ -63,15 +92,36 @@ class Ledger:
         self._previous = None
 
     def clear(self) -> None:
-        """Forget the iterations; joules saved so far stay saved."""
+        """The job is another one: forget its iterations; joules saved so far stay saved."""
         self._times.clear()
-        self._energies.clear()
         self._makespans.clear()
         self._previous = None
+        self._baseline.clear()
+        self._closed.add(self._account)
+        self._account = Account()
 
     def drop(self, phase: str) -> None:
-        for samples in (self._times, self._energies, self._makespans):
+        """Measure a phase of the same job anew."""
+        for samples in (self._times, self._makespans):
             samples.pop(phase, None)
+
+    def set_aside(self, phase: str) -> tuple[Sample, Sample]:
+        """As `drop`, but returns what `put_back` takes: (times, makespans)."""
+        return self._times.pop(phase, Sample()), self._makespans.pop(phase, Sample())
+
+    def put_back(self, phase: str, aside: tuple[Sample, Sample]) -> None:
+        """What was measured meanwhile does not count."""
+        self._times[phase], self._makespans[phase] = aside
+
+    def keep_newest(self, phase: str, count: int) -> None:
+        """What was measured before is not of the same kind."""
+        for samples in (self._times, self._makespans):
+            if phase in samples:
+                del samples[phase].values[:-count]
+
+    def makespans(self, phase: str) -> Sample:
+        """From the first computation's start to the last one's end."""
+        return self._makespans[phase]
 
     def count(self, phase: str) -> int:
         return len(self._times[phase].values)
@@ -96,28 +146,55 @@ class Ledger:
         return self.last.time_s if self.last is not None else None
 
     def slowdown(self) -> Estimate | None:
-        """Hold over baseline iteration time, minus 1."""
-        times = ratio(self._times["hold"], self._times["baseline"])
-        return None if times is None else Estimate(*(v - 1 for v in times))
+        """Held over full-clock iteration time, minus 1."""
+        return self._account.slowdown()
 
     def saving(self) -> Estimate | None:
-        """1 − hold energy over baseline energy, per iteration."""
-        energies = ratio(self._energies["hold"], self._energies["baseline"])
-        if energies is None:
-            return None
-        return Estimate(1 - energies.value, 1 - energies.high, 1 - energies.low)
+        """1 − held over full-clock energy, per iteration."""
+        return self._account.saving()
 
-    def _count_saved(self, record: Record) -> None:
-        baseline = self._energies["baseline"]
-        if record.phase in ("learn", "hold") and baseline.values and record.energy_j is not None:
-            self.energy_saved_j += baseline.mean - record.energy_j
+    @property
+    def energy_saved_j(self) -> float | None:
+        """Since the start; None until it was measured."""
+        saved = added(self._closed.saved_j, self._account.saved_j())
+        return None if saved is None else saved.value
 
-    def _energy(self, uuids: Sequence[str], start_ns: int, end_ns: int) -> float | None:
-        total = 0.0
-        for uuid in uuids:
-            meter = self.meters.get(uuid)
-            joules = meter.between(start_ns, end_ns) if meter is not None else None
-            if joules is None:
-                return None
-            total += joules
-        return total
+    def savings(self) -> Savings:
+        """All that status shows."""
+        saved = added(self._closed.saved_j, self._account.saved_j())
+        cost_j = self._closed.cost_j + (self._account.reference_cost_j() or 0.0)
+        whole_j = saved.value + cost_j if saved is not None else 0.0
+        return Savings(
+            self.saving(),
+            self.slowdown(),
+            saved,
+            self._closed.references + self._account.references,
+            cost_j / whole_j if whole_j > 0 else None,
+        )
+
+    def _gauge(self, uuid: str) -> Gauge:
+        if uuid not in self.gauges:
+            self.gauges[uuid] = Gauge()
+        return self.gauges[uuid]
+
+    def _enter(self, record: Record, readings: Readings | None) -> None:
+        if record.phase == "baseline":
+            self._baseline.append((record, readings))
+        if len(self._baseline) == SETTLED or (self._baseline and record.phase in COMPARED):
+            waiting, self._baseline = self._baseline, []
+            self._account.baseline([r._replace(energy_j=_joules(own)) for r, own in waiting])
+        if record.phase != "baseline":
+            self._account.add(record)
+
+    def _read(
+        self, gpus: Sequence[Sequence[str]], start_ns: int, end_ns: int, *, full: bool
+    ) -> Readings | None:
+        """Of all GPUs; None where one's energy is not known."""
+        gauges = [self.gauges[uuid] for uuids in gpus for uuid in uuids]
+        readings = [(gauge, gauge.read(start_ns, end_ns, full=full)) for gauge in gauges]
+        known = [(gauge, reading) for gauge, reading in readings if reading is not None]
+        return known if len(known) == len(readings) > 0 else None
+
+
+def _joules(readings: Readings | None) -> float | None:
+    return None if readings is None else sum(gauge.joules(own) for gauge, own in readings)

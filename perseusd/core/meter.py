@@ -1,48 +1,67 @@
-"""Energy between two moments, from a counter that ticks."""
+"""When an energy counter ticked, and what can be believed of it."""
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-KEPT_TICKS = 20_000
+import numpy as np
+import numpy.typing as npt
+
+from perseusd.core.sensor import CounterTicks, Tick, moments
+
+Array = npt.NDArray[np.float64]
+
+LINE_TICKS = 64
+"""Ticks that time each other: a counter ticks evenly, polls do not see exactly when."""
+
+
+class Counted(NamedTuple):
+    """A counter's ticks over some time, none missing: when, s, and its value then, J."""
+
+    at_s: Array
+    joules: Array
+
+    def between(self, start_s: float, end_s: float) -> float:
+        first, last = np.interp([start_s, end_s], self.at_s, self.joules)
+        return float(last - first)
 
 
 @dataclass
 class EnergyMeter:
-    """One GPU's counter, read back at any past moment by interpolation between ticks.
+    """One GPU's counter, read back at past moments by interpolation between ticks.
 
-    A counter that went backwards (driver reload) makes what lies across the jump unknown.
+    What lies across a fall (a driver reload), a jump or a standstill of the counter is unknown.
     """
 
-    _at_ns: list[int] = field(default_factory=list)
-    _joules: list[float] = field(default_factory=list)
-    _polled_ns: int = 0
-    latest_j: float | None = None
+    _counter: CounterTicks = field(default_factory=CounterTicks)
 
     def poll(self, time_ns: int, energy_j: float) -> None:
-        before_ns, before_j = self._polled_ns, self.latest_j
-        self._polled_ns, self.latest_j = time_ns, energy_j
-        if before_j is None or energy_j == before_j:
-            return
-        if energy_j < before_j:
-            self._at_ns.clear()
-            self._joules.clear()
-            return
-        self._at_ns.append((before_ns + time_ns) // 2)
-        self._joules.append(energy_j)
-        if len(self._at_ns) > KEPT_TICKS:
-            del self._at_ns[: KEPT_TICKS // 2], self._joules[: KEPT_TICKS // 2]
+        self._counter.poll(time_ns, energy_j)
 
-    def at(self, time_ns: int) -> float | None:
-        """Joules at that moment; None where no ticks lie on both sides of it."""
-        after = bisect.bisect_left(self._at_ns, time_ns)
-        if after == 0 or after == len(self._at_ns):
+    def counted(self, start_ns: int, end_ns: int, origin_ns: int = 0) -> Counted | None:
+        """Ticks from before the start to after the end, seconds after `origin_ns`; None where
+        there are none on both sides, or not all in between can be believed."""
+        ticks = self._counter.ticks
+        first = _before(ticks, start_ns)
+        last = _before(ticks, end_ns) + 1
+        if first < 0 or last >= len(ticks) or ticks[first].chain != ticks[last].chain:
             return None
-        t0, t1 = self._at_ns[after - 1], self._at_ns[after]
-        e0, e1 = self._joules[after - 1], self._joules[after]
-        return e0 + (e1 - e0) * (time_ns - t0) / (t1 - t0)
+        since = max(min(first - 1, last - LINE_TICKS), 0)
+        line = [t for t in ticks[since : last + 3] if t.chain == ticks[first].chain]
+        at_s = moments(line, origin_ns)
+        return Counted(at_s, np.array([tick.joules for tick in line]))
 
     def between(self, start_ns: int, end_ns: int) -> float | None:
-        first, last = self.at(start_ns), self.at(end_ns)
-        return None if first is None or last is None else last - first
+        """Joules used meanwhile; None where that is not known."""
+        counted = self.counted(start_ns, end_ns, start_ns)
+        return None if counted is None else counted.between(0.0, (end_ns - start_ns) * 1e-9)
+
+
+def _before(ticks: list[Tick], time_ns: int) -> int:
+    """Index of the last tick that certainly was before."""
+    low, high = 0, len(ticks)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if ticks[middle].by_ns <= time_ns else (low, middle)
+    return low - 1

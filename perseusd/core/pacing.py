@@ -13,7 +13,7 @@ At a rank's iteration end the clock goes to full for whatever no span covers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +40,16 @@ LATENCY_JUMP = 4.0
 nothing about the next, and a mean too long lowers clocks before their boundary."""
 
 
+PACE_WEIGHT = 0.3
+"""Of a new computation in the running pace. A rank that has turned slow would have its clock
+lowered long before the boundary by a timeline that does not know of it."""
+
+USUAL_PACE = 0.03
+"""A pace that differs by less is noise."""
+
+MOST_PACE = 4.0
+
+
 class Request(NamedTuple):
     """A rank's GPUs should go to a clock now; None is full clock."""
 
@@ -61,6 +71,19 @@ class PacedPlan:
     plan: Plan
     timelines: tuple[Timeline, ...]
 
+    def at_full(self, ranks: Collection[int]) -> PacedPlan:
+        """The same, but for some ranks that stay at full clock throughout."""
+        clocks = tuple(
+            (None,) * len(own) if rank in ranks else own
+            for rank, own in enumerate(self.plan.clocks)
+        )
+        return PacedPlan(Plan(clocks), self.timelines)
+
+    def slower(self, graph: Graph, slow: Mapping[int, float]) -> PacedPlan:
+        """The same clocks, and what the timelines are when ranks take so many times as long."""
+        factors = np.array([slow.get(rank, 1.0) for rank in range(graph.ranks)])
+        return PacedPlan(self.plan, _timelines(graph, self.durations(graph) * factors[graph.rank]))
+
     def durations(self, graph: Graph) -> NDArray[np.float64]:
         """Shape (n,): predicted seconds of every node of the graph it was made for."""
         seconds = np.empty(len(graph))
@@ -77,6 +100,10 @@ class _RankPace:
     asked_mhz: int | None = None
     due: _Due | None = None
     """The one write that is scheduled for it."""
+    since_ns: int | None = None
+    """When its present computation started."""
+    pace: float = 1.0
+    """How many times as long as predicted its computations have taken of late."""
 
 
 class _Due(NamedTuple):
@@ -103,13 +130,33 @@ class Pacer:
     def __post_init__(self) -> None:
         self._pace = {rank: _RankPace() for rank in range(self.ranks)}
 
+    def behind(self, number: int) -> int | None:
+        """A rank that was followed and has not begun the iteration before `number`."""
+        late = (rank for rank, pace in self._pace.items() if 0 <= pace.number < number - 1)
+        return next(late, None)
+
     def adopt(self, plan: PacedPlan | None, from_iteration: int) -> None:
         """Run `plan` from an iteration on, on every rank; None is full clock throughout."""
         self._plans = [entry for entry in self._plans if entry[0] < from_iteration]
         self._plans.append((from_iteration, plan))
+        for pace in self._pace.values():
+            pace.pace = 1.0  # it was against another timeline
 
     def plan_for(self, iteration: int) -> PacedPlan | None:
         return next((plan for since, plan in reversed(self._plans) if since <= iteration), None)
+
+    def hasten(self) -> list[Request]:
+        """Raise at once what runs slower now than the plan in force asks for."""
+        paced = self.plan_for(self._begun)
+        requests: list[Request] = []
+        for rank, pace in self._pace.items():
+            clocks = paced.plan.clocks[rank] if paced is not None else ()
+            wanted = clocks[pace.ended] if pace.ended < len(clocks) else None
+            if pace.number >= 0 and _is_raise(pace.asked_mhz, wanted):
+                requests += self._ask(rank, wanted)
+            elif pace.due is not None and not _is_raise(pace.asked_mhz, pace.due.clock_mhz):
+                pace.due = None  # a lowering of the plan before; the next event knows better
+        return requests
 
     def reset(self) -> None:
         """Forget all plans and scheduled writes; the caller resets the clocks."""
@@ -129,7 +176,7 @@ class Pacer:
             self._drop_past_plans()
             self._schedule_firsts(number, rank, position, now_ns)
         pace = self._pace[rank]
-        pace.number, pace.ended = number, position
+        pace.number, pace.ended, pace.since_ns = number, position, now_ns
         paced = self.plan_for(number)
         if paced is None:
             return self._ask(rank, None)
@@ -145,13 +192,20 @@ class Pacer:
         paced = self.plan_for(number)
         if paced is None:
             return self._ask(rank, None)
-        clocks = paced.plan.clocks[rank]
+        clocks, timeline = paced.plan.clocks[rank], paced.timelines[rank]
+        self._note_pace(rank, timeline.end_s[position] - timeline.start_s[position], now_ns)
         if following >= len(clocks):
             return self._ask(rank, None)
         requests = self._ask(rank, clocks[following])
-        timeline = paced.timelines[rank]
         self._schedule(rank, paced, following + 1, now_ns, timeline.end_s[position])
         return requests
+
+    def _note_pace(self, rank: int, predicted_s: float, now_ns: int) -> None:
+        pace = self._pace[rank]
+        if pace.since_ns is not None and predicted_s > 0:
+            seen = (now_ns - pace.since_ns) * 1e-9 / predicted_s
+            pace.pace += PACE_WEIGHT * (min(seen, MOST_PACE) - pace.pace)
+        pace.since_ns = None
 
     def uncovered(self, rank: int) -> list[Request]:
         """Work that no plan covers runs on this rank: full clock, until its next computation."""
@@ -215,11 +269,20 @@ class Pacer:
         asked = self._pace[rank].asked_mhz
         for position in range(from_position, len(clocks)):
             if clocks[position] != asked:
-                boundary_s = timeline.end_s[position - 1]
-                self._put(rank, clocks[position], now_ns + _ns(boundary_s - now_s), now_ns)
+                after_s = self._really(rank, timeline.end_s[position - 1] - now_s, clocks[position])
+                self._put(rank, clocks[position], now_ns + _ns(after_s), now_ns)
                 return
         if asked is not None and len(clocks) >= from_position:
-            self._put(rank, None, now_ns + _ns(timeline.end_s[-1] - now_s), now_ns)
+            after_s = self._really(rank, timeline.end_s[-1] - now_s, None)
+            self._put(rank, None, now_ns + _ns(after_s), now_ns)
+
+    def _really(self, rank: int, predicted_s: float, clock_mhz: int | None) -> float:
+        """Until a boundary, at the rank's present pace; a raise is not put off for that."""
+        pace = self._pace[rank]
+        if abs(pace.pace - 1) < USUAL_PACE:
+            return predicted_s
+        raising = _is_raise(pace.asked_mhz, clock_mhz)
+        return predicted_s * (min(pace.pace, 1.0) if raising else pace.pace)
 
     def _put(self, rank: int, clock_mhz: int | None, boundary_ns: int, now_ns: int) -> None:
         pace = self._pace[rank]
@@ -255,13 +318,14 @@ def paced(plan: Plan, graph: Graph, curves: Mapping[Kind, Curve]) -> PacedPlan:
     for rank, nodes in enumerate(graph.order):
         for node, clock in zip(nodes, plan.clocks[rank], strict=True):
             durations[node] = _duration(curves[graph.nodes[node].kind], clock)
+    return PacedPlan(plan, _timelines(graph, durations))
+
+
+def _timelines(graph: Graph, durations: NDArray[np.float64]) -> tuple[Timeline, ...]:
     start = graph.earliest(durations)
-    return PacedPlan(
-        plan,
-        tuple(
-            Timeline(tuple(start[nodes].tolist()), tuple((start + durations)[nodes].tolist()))
-            for nodes in graph.order
-        ),
+    return tuple(
+        Timeline(tuple(start[nodes].tolist()), tuple((start + durations)[nodes].tolist()))
+        for nodes in graph.order
     )
 
 

@@ -80,6 +80,12 @@ class Roster:
         world, replicas = worlds.pop()
         return self.stages if world is None else max(self.stages, world // replicas)
 
+    @property
+    def slowdown_budget(self) -> float | None:
+        """The smallest that a process told; None where none did."""
+        told = (m.hello.slowdown_budget for m in self.members.values())
+        return min((budget for budget in told if budget is not None), default=None)
+
     def missing_stages(self) -> list[int]:
         """The first NAMED_STAGES of them: what a client claims to have may be a million."""
         present = {m.hello.stage for m in self.members.values()}

@@ -1,7 +1,7 @@
-"""What was saved, as measured: a ratio of means with a 95 % interval.
+"""What was saved, as measured, and plain samples of iterations.
 
-Baseline and hold iterations are two independent samples. For the ratio R = h̄ / b̄ of their means
-the delta method gives var R ≈ R² (s_h² / (n_h h̄²) + s_b² / (n_b b̄²)).
+For the ratio R = ā / b̄ of two independent samples' means the delta method gives
+var R ≈ R² (s_a² / (n_a ā²) + s_b² / (n_b b̄²)).
 """
 
 from __future__ import annotations
@@ -25,6 +25,33 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def added(one: Estimate | None, other: Estimate | None) -> Estimate | None:
+    """The sum of two independent estimates, whose errors add as squares; None counts for nothing,
+    as what was never measured is not claimed."""
+    if one is None or other is None:
+        return one if other is None else other
+    value = one.value + other.value
+    below = math.hypot(one.value - one.low, other.value - other.low)
+    above = math.hypot(one.high - one.value, other.high - other.value)
+    return Estimate(value, value - below, value + above)
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What holding a plan has saved since the start, measured; None where it is not known yet."""
+
+    saving: Estimate | None
+    """1 − energy of the held iterations over their energy at full clock."""
+    slowdown: Estimate | None
+    """Time of the held iterations over their time at full clock, − 1."""
+    energy_saved_j: Estimate | None
+    """By all iterations, learning and changes of plans included; stays when a job is relearned."""
+    references: int
+    """Iterations at full clock for the sake of measuring, the baseline's aside."""
+    reference_cost: float | None
+    """What they and the clock changes around them cost, as a share of the saving."""
 
 
 @dataclass

@@ -20,6 +20,8 @@ class Settings:
     silence_s: float = 5.0
     silence_iterations: float = 2.0
     baseline_iterations: int = 5
-    max_learning_iterations: int = 14
+    max_learning_iterations: int = 11
+    remember: bool = False
+    """Whether what was learned is kept for the next job of the same signature."""
     planning_s: float = 1.5
     """Time the planner may take for one plan."""

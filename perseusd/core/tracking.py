@@ -4,7 +4,8 @@ A rank runs the same computations in the same order every iteration. `RankTrack`
 ("order unknown"), cutting the stream where `iteration` changes or, unsaid, where the iteration's
 first computation recurs. Once the same order has been seen REPEATS times it is understood, and from
 then on every start must be the next of the order; anything else is a `Disorder`, and the rank has
-to be understood anew. An iteration in a known order ends with its last computation's end, so that
+to be understood anew: an order that was understood before counts again as soon as one whole
+iteration repeats it. An iteration in a known order ends with its last computation's end, so that
 the daemon knows it before the next one starts.
 """
 
@@ -18,6 +19,9 @@ from perseus_hooks.events import StageEnd, StageStart
 
 REPEATS = 2
 """Equal iterations in a row after which an order counts as understood."""
+
+ORDERS_KEPT = 4
+"""Training's, and what an evaluation or two are taken for."""
 
 MAX_COMPUTATIONS = 20_000
 """Per rank and iteration; a stream that never recurs must not fill the memory."""
@@ -97,6 +101,10 @@ class RankTrack:
     _open: StageStart | None = None
     _said: int | None = None
     _candidate: tuple[Step, ...] | None = None
+    _before: list[tuple[Step, ...]] = field(default_factory=list)
+    """The orders that were understood last."""
+    _base: int = 0
+    """What is added to the trainer's numbers, which start again with each epoch."""
     _repeats: int = 0
     _whole: bool = False
     """Whether the iteration being collected was seen from its start."""
@@ -111,6 +119,7 @@ class RankTrack:
     def restart(self) -> None:
         """Forget the order and what is being collected; the next whole iteration counts again."""
         self._disorder("")
+        self._base = 0
 
     @property
     def position(self) -> int:
@@ -183,6 +192,12 @@ class RankTrack:
         """The trainer's numbers tell ranks' iterations apart, so they must count by one."""
         if event.iteration is None or self._said in (None, event.iteration - 1):
             return []
+        assert self._said is not None
+        whole = self.order is not None and len(self._spans) == len(self.order)
+        if whole and event.iteration < self._said:  # another epoch
+            self._base = self.number + 1 - event.iteration
+            return []
+        self._base = 0
         return self._disorder(
             f"iteration {event.iteration} came after {self._said}: iterations must count by one"
         )
@@ -191,7 +206,8 @@ class RankTrack:
         # The first iteration that is heard of may have been joined in its middle.
         self._whole = self._said is not None or event.iteration in (None, 0)
         self._said = event.iteration
-        self.number = event.iteration if event.iteration is not None else self.number + 1
+        said = event.iteration
+        self.number = said + self._base if said is not None else self.number + 1
         self._spans = []
 
     def _close(self) -> list[Progress]:
@@ -212,8 +228,10 @@ class RankTrack:
             self._repeats += 1
         else:
             self._candidate, self._repeats = whole.order, 1
-        if self._repeats >= REPEATS:
-            self.order = self._candidate
+        if self._repeats >= REPEATS or whole.order in self._before:
+            self.order = whole.order
+            others = [order for order in self._before if order != whole.order]
+            self._before = [*others[1 - ORDERS_KEPT :], whole.order]
         return [Completed(whole)]
 
     def _expected(self, step: Step) -> bool:

@@ -8,58 +8,66 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from perseusd.core.why import WhyCode, code_of
 from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
+from perseusd.ctl.health import about_clock, about_knowledge, about_stragglers
 from perseusd.ctl.output import number, safe
-from perseusd.ctl.status import duration
+from perseusd.ctl.telling import duration
 
 RECENT_S: Final = 60.0
 """A refusal longer ago is history: its sender has been corrected or is gone."""
 
 _SICK_GPU_STATES: Final = frozenset({"lost", "stuck", "failed"})
 
-_PROGRESS: Final = (
-    "waiting for the first iterations",
-    "measuring the baseline",
-    "the order of its computations is not understood yet",
-)
-"""Beginnings of a job's `why` that at first only ask for patience."""
+_PROGRESS: Final = frozenset({WhyCode.WAITING, WhyCode.MEASURING, WhyCode.NOT_UNDERSTOOD_YET})
+"""Reasons that at first only ask for patience."""
 
 _ABSENCE: Final = ("waiting for", "has said hello", "has ended", "goodbye")
-"""Parts of a job's `why` that tell of a rank that is not there."""
+"""Parts of a job's `why` that tell of a rank that is not there, perhaps beside something else."""
 
 _UNNAMED: Final = re.compile(r"(^|:)pid-\d+$")
 """The id of a job that neither a launcher nor PERSEUS_JOB named."""
 
 _CALL_THE_HOOKS: Final = (
-    "see that these ranks run, call the hooks, and reach this node's daemon "
-    "(PERSEUS_RUNTIME_DIR; the hooks' one warning in their log)"
+    "see that these ranks run, all with the same PERSEUS_JOB, call the hooks, and reach this "
+    "node's daemon (PERSEUS_RUNTIME_DIR; the hooks' one warning in their log)"
 )
-_SAME_ORDER: Final = (
-    "every iteration must run the same computations in the same order; report what does not recur "
-    "as `other`, or not at all"
-)
-
-_FIXES: Final = (
-    # a part of a job's `why`, and what to do; the first that matches
-    ("topology", "tell it: perseus_hooks.configure(stage=…, stages=…) on every rank, alike"),
-    ("has said hello", _CALL_THE_HOOKS),
-    ("waiting for the first iterations", "nothing, while it trains; else see that it calls them"),
-    ("waiting for", "see that these ranks run and call the hooks, all with the same PERSEUS_JOB"),
-    ("measuring", "nothing: it takes a few iterations"),
-    ("which GPU", "set PERSEUS_GPUS, or pass gpus= to perseus_hooks.configure"),
-    ("host times", "use an adapter that sends device times"),
-    ("perseusd-clock", "see its log (`journalctl -u perseusd-clock -u perseusd`)"),
-    ("could not set", "see `dmesg` and `nvidia-smi -q` for that GPU; the others go on"),
-    ("slower than the slowdown budget", "nothing: it goes back to measuring, at full clock"),
-    ("silent", "see whether that rank still trains; it is served again once it speaks"),
-    ("has ended", "start that rank again; until it is back, the job stays at full clock"),
-    ("goodbye", "start that rank again; until it is back, the job stays at full clock"),
-    ("joined", "nothing: with that rank, it is measured anew"),
-    ("no plan", "the daemon's log says more (`journalctl -u perseusd`)"),
-    ("came at position", _SAME_ORDER),
-    ("order", _SAME_ORDER),
-)
+_START_AGAIN: Final = "start that rank again; until it is back, the job stays at full clock"
 _READ_THE_LOG: Final = "the daemon's log says more (`journalctl -u perseusd`)"
+
+_FIXES: Final[Mapping[str, str]] = {
+    WhyCode.TOPOLOGY_UNKNOWN: (
+        "tell it: perseus_hooks.configure(stage=…, stages=…, replica=…, replicas=…) on every rank, "
+        "alike"
+    ),
+    WhyCode.RANKS_MISSING: _CALL_THE_HOOKS,
+    WhyCode.WAITING: "nothing, while it trains; else see that it calls the hooks",
+    WhyCode.NOT_UNDERSTOOD_YET: (
+        "nothing, for some iterations; if it stays, every iteration must run the same computations "
+        "in the same order: report what does not recur as `other`, or not at all"
+    ),
+    WhyCode.MEASURING: "nothing: it takes a few iterations",
+    WhyCode.GPU_UNKNOWN: "set PERSEUS_GPUS, or pass gpus= to perseus_hooks.configure",
+    WhyCode.GPU_SHARED: "give each stage a GPU of its own, and say which with PERSEUS_GPUS",
+    WhyCode.HOST_TIMES: "use an adapter that sends device times",
+    WhyCode.CLOCK_PROCESS: "see its log (`journalctl -u perseusd-clock -u perseusd`)",
+    WhyCode.WRITE_FAILED: "see `dmesg` and `nvidia-smi -q` for that GPU; the others go on",
+    WhyCode.TOO_SHORT: (
+        "nothing, if iterations are meant to be this short; else name the whole iteration, not a "
+        "part of it, or raise [limits] max_writes_per_s"
+    ),
+    WhyCode.TOO_SLOW: "nothing: it goes back to measuring, at full clock",
+    WhyCode.CHANGED: "nothing: it is measured and learned anew",
+    WhyCode.SILENT: "see whether that rank still trains; it is served again once it speaks",
+    WhyCode.RANK_GONE: _START_AGAIN,
+    WhyCode.RANK_JOINED: "nothing: with that rank, it is measured anew",
+    WhyCode.NO_PLAN: _READ_THE_LOG,
+    WhyCode.NOTHING_WAITS: "nothing: slowing any part of this job would slow all of it",
+    WhyCode.ORDER: (
+        "every iteration must run the same computations in the same order; report what does not "
+        "recur as `other`, or not at all"
+    ),
+}
 
 
 def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
@@ -77,6 +85,7 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
         )
     for job in status["jobs"]:
         yield from _job(job, daemon)
+    yield from about_stragglers(status["jobs"])
     yield from _torn_jobs(status["jobs"])
 
 
@@ -125,6 +134,7 @@ def _gpus(gpus: list[Mapping[str, Any]]) -> Iterator[Finding]:
                 f"is {safe(gpu.get('state'))}" + (f": {safe(error)}" if error else ""),
                 "see `dmesg` and `nvidia-smi -q` for it; the other GPUs go on",
             )
+        yield from about_clock(subject, gpu)
 
 
 def _refusals(refused: object) -> Iterator[Finding]:
@@ -148,7 +158,8 @@ def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]
     if ranks.verdict is Verdict.PROBLEM and _says_who_is_missing(job):
         state = replace(state, verdict=Verdict.NOTE)  # one missing rank is one problem
     yield state
-    told = "host times" in safe(job.get("why"))
+    yield from about_knowledge(subject, job, observing=daemon.get("mode") == "observe")
+    told = _code(job) == WhyCode.HOST_TIMES
     if job.get("time_source") == "host" and not told and not daemon.get("emulated"):
         yield note(
             subject,
@@ -205,16 +216,23 @@ def _ranks(subject: str, job: Mapping[str, Any]) -> Finding:
 
 
 def _state(subject: str, job: Mapping[str, Any], *, observing: bool) -> Finding:
-    state, why = safe(job.get("state")), safe(job.get("why") or "")
+    state, why, code = safe(job.get("state")), safe(job.get("why") or ""), _code(job)
     if state == "hold":
         return ok(subject, "hold: its clocks follow the plan" + (f" ({why})" if why else ""))
     if not why:
         return ok(subject, state)
-    if observing or why.startswith(_PROGRESS):
-        return note(subject, f"{state}: {why}", None if observing else fix_for(why))
-    return problem(subject, f"{state}: {why}", fix_for(why))
+    if observing or code in _PROGRESS:
+        patience = observing and (code in _PROGRESS or code == WhyCode.OBSERVING)
+        return note(subject, f"{state}: {why}", None if patience else fix_for(why, code))
+    return problem(subject, f"{state}: {why}", fix_for(why, code))
 
 
-def fix_for(why: str) -> str:
+def _code(job: Mapping[str, Any]) -> str | None:
+    """As the daemon says, or by its words where it is older than codes."""
+    code = job.get("why_code")
+    return code if isinstance(code, str) else code_of(safe(job.get("why") or ""))
+
+
+def fix_for(why: str, code: str | None = None) -> str:
     """What to do about a job's `why`."""
-    return next((fix for part, fix in _FIXES if part in why), _READ_THE_LOG)
+    return _FIXES.get(code or code_of(why) or "", _READ_THE_LOG)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perseusd import __version__
 from perseusd.config import DEFAULT_RUNTIME_DIR, RUNTIME_DIR_VARIABLE, load_config
-from perseusd.ctl import doctor, plan, status, straggler
+from perseusd.ctl import analyze, doctor, memory, plan, record, status, straggler
 from perseusd.ctl.arguments import add_runtime_dir
 from perseusd.ctl.output import print_json
 from perseusd.errors import PerseusError
@@ -20,7 +20,10 @@ _COMMANDS = {
     "status": (status, "what every GPU and job is doing, and what it saves"),
     "doctor": (doctor, "why is my job not seen, or not slowed?"),
     "plan": (plan, "the plan for a profiled job, offline: clocks, saving, bound, frontier"),
+    "analyze": (analyze, "who was slow in a recorded run, since when, and where its time went"),
+    "record": (record, "what the daemon is told, in a file: for analyze, or to send with a report"),
     "straggler": (straggler, "announce a slow replica of a job, or its end"),
+    "memory": (memory, "the learned curves that are kept on disk: list them, forget them"),
 }
 
 

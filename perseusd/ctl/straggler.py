@@ -1,32 +1,35 @@
-"""`perseusctl straggler`: tell the daemon that another replica of a job is slow, and when it ends.
+"""`perseusctl straggler`: who is slow, and word of who will be.
 
-A replica on other nodes is not seen by this node's daemon; whoever knows of it (a scheduler, a
-monitoring rule, the trainer) announces it here, and the job's deadline follows.
+Stragglers on this node are found by themselves. A replica on other nodes is not seen by this node's
+daemon, and what has not begun yet (a power cap in half a minute) by none: whoever knows of it (a
+scheduler, a monitoring rule, the trainer) announces it here, and the job's deadline follows.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from perseusd.config import Config
+from perseusd.ctl import telling
 from perseusd.ctl.arguments import add_json, add_runtime_dir
-from perseusd.ctl.connection import ask
+from perseusd.ctl.control import command
 from perseusd.ctl.output import print_json, safe
-from perseusd.errors import NotPermittedError, PerseusError, ProtocolError, UsageError
+from perseusd.ctl.status import Status, fetch
+from perseusd.errors import UsageError
 from perseusd.exits import DONE
 
-_REFUSALS: dict[str, type[PerseusError]] = {
-    "not_permitted": NotPermittedError,
-    "unknown_job": UsageError,
-    "bad_request": UsageError,
-}
+LONGEST_NOTICE_S = 86_400.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="announce|end")
-    announce = actions.add_parser("announce", help="another replica of this job is slow")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|announce|end")
+    listing = actions.add_parser("list", help="who is slow, and who was")
+    announce = actions.add_parser(
+        "announce", help="another replica of this job is slow, or will be"
+    )
     announce.add_argument(
         "--factor",
         required=True,
@@ -34,21 +37,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="its iteration time over the normal one, such as 1.2",
     )
+    announce.add_argument(
+        "--in",
+        dest="in_s",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="when it begins, up to a day from now (default: it has begun)",
+    )
     end = actions.add_parser("end", help="it is no longer slow")
     for action in (announce, end):
         action.add_argument(
             "--job", required=True, metavar="ID", help="as `perseusctl status` shows"
         )
+    listing.add_argument("--job", metavar="ID", help="of this job alone")
+    for action in (listing, announce, end):
         add_json(action)
         add_runtime_dir(action)
 
 
 def main(arguments: argparse.Namespace, config: Config) -> int:
+    if arguments.action == "list":
+        return _list(arguments, config)
     request: dict[str, object] = {"command": f"straggler_{arguments.action}", "job": arguments.job}
     if arguments.action == "announce":
         request["factor"] = _factor(arguments.factor)
-    answer = ask(config.control_socket, request)
-    _raise_refusal(answer)
+        if in_s := _notice(arguments.in_s):
+            request["in_s"] = in_s
+    answer = command(config, request)
     if arguments.json:
         print_json(answer)
     else:
@@ -65,21 +81,67 @@ def _factor(factor: float) -> float:
     return factor
 
 
-def _raise_refusal(answer: Mapping[str, object]) -> None:
-    if answer.get("ok") is True:
-        return
-    if answer.get("ok") is not False:
-        raise ProtocolError(
-            "perseusd's answer says neither yes nor no; is it of this version? "
-            "Compare `perseusd --version`"
+def _notice(in_s: float) -> float:
+    if not 0 <= in_s <= LONGEST_NOTICE_S:
+        raise UsageError(
+            f"--in {in_s:g}: give in how many seconds it begins, from 0 to {LONGEST_NOTICE_S:g}"
         )
-    kind = _REFUSALS.get(str(answer.get("code")), PerseusError)
-    raise kind(
-        safe(answer.get("error") or answer.get("code") or "perseusd refused without a reason")
-    )
+    return in_s
 
 
 def _said(arguments: argparse.Namespace) -> str:
     if arguments.action == "end":
         return "straggler ended; the deadline goes back to the job's own"
-    return f"straggler announced at {arguments.factor:g} times the normal iteration time"
+    begins = f", beginning in {telling.duration(arguments.in_s)}" if arguments.in_s else ""
+    return f"straggler announced at {arguments.factor:g} times the normal iteration time{begins}"
+
+
+# --- list -----------------------------------------------------------------------------------------
+
+
+def _list(arguments: argparse.Namespace, config: Config) -> int:
+    jobs = _asked_for(fetch(config), arguments.job)
+    if arguments.json:
+        print_json({"jobs": [_as_json(job) for job in jobs]})
+        return DONE
+    for job in jobs:
+        print(f"{safe(job.get('id'))}:")
+        for line in _lines(job):
+            print(f"  {line}")
+    if not jobs:
+        print("no job has reported yet")
+    return DONE
+
+
+def _asked_for(status: Status, asked: str | None) -> list[Mapping[str, Any]]:
+    jobs: list[Mapping[str, Any]] = status["jobs"]
+    if asked is None:
+        return jobs
+    named = [job for job in jobs if asked in (job.get("id"), safe(job.get("id")).split(":", 1)[-1])]
+    if not named:
+        running = ", ".join(safe(job.get("id")) for job in jobs) or "none"
+        raise UsageError(f"--job {safe(asked)}: no such job here; running are {running}")
+    return named
+
+
+def _as_json(job: Mapping[str, Any]) -> dict[str, object]:
+    lists = {key: _found(job, key) for key in ("stragglers", "straggler_history")}
+    return {"id": job.get("id"), **lists, "straggler_to_come": job.get("straggler_to_come")}
+
+
+def _lines(job: Mapping[str, Any]) -> Iterator[str]:
+    current, past = _found(job, "stragglers"), _found(job, "straggler_history")
+    if not current:
+        yield "no straggler now"
+    for straggler in current:
+        yield f"now: {telling.straggler(straggler)}"
+    coming = job.get("straggler_to_come")
+    if isinstance(coming, Mapping):
+        yield f"to come: {telling.straggler({'cause': 'announced', **coming})}"
+    for straggler in reversed(past):
+        yield f"over: {telling.straggler(straggler)}"
+
+
+def _found(job: Mapping[str, Any], key: str) -> list[Any]:
+    value = job.get(key)
+    return value if isinstance(value, list) else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,19 +14,33 @@ from perseusd.core.controller import Controller
 
 LARGEST_FACTOR = 100.0
 
+LONGEST_NOTICE_S = 86_400.0
+"""Of a straggler that is announced beforehand."""
+
 Act = Callable[[list[Action]], None]
+
+Command = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""A request → its answer."""
 
 
 class Control:
     """Checks who asks and what, and carries it out."""
 
-    def __init__(self, controller: Controller, act: Act, admin_group: str) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        act: Act,
+        admin_group: str,
+        more: Mapping[str, Command] | None = None,
+    ) -> None:
+        """more: commands that other parts of the daemon answer."""
         self._controller = controller
         self._act = act
         self._admin_group = admin_group
-        self._commands: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+        self._commands: dict[str, Command] = {
             "straggler_announce": self._announce,
             "straggler_end": self._end,
+            **(more or {}),
         }
 
     def answer(self, uid: int, request: object) -> dict[str, Any]:
@@ -44,21 +59,29 @@ class Control:
         return handler(request)
 
     def _announce(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        factor = request.get("factor")
-        number = isinstance(factor, int | float) and not isinstance(factor, bool)
-        # Compared as it is: an integer may be too large to become a float.
-        if not number or factor is None or not 1 <= factor <= LARGEST_FACTOR:
+        factor: Any = request.get("factor")
+        in_s: Any = request.get("in_s", 0)
+        if not _within(factor, 1, LARGEST_FACTOR):
             return _refused(
                 "bad_request",
                 f"factor {factor!r}: give how many times longer the straggler's iteration takes, "
                 f"from 1 to {LARGEST_FACTOR:g}",
             )
-        return self._straggler(request, float(factor))
+        if not _within(in_s, 0, LONGEST_NOTICE_S):
+            return _refused(
+                "bad_request",
+                f"in_s {in_s!r}: give in how many seconds it begins, from 0 to "
+                f"{LONGEST_NOTICE_S:g}",
+            )
+        starts_ns = time.monotonic_ns() + int(in_s * 1e9) if in_s else None
+        return self._straggler(request, float(factor), starts_ns)
 
     def _end(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return self._straggler(request, None)
+        return self._straggler(request, None, None)
 
-    def _straggler(self, request: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
+    def _straggler(
+        self, request: Mapping[str, Any], factor: float | None, starts_ns: int | None
+    ) -> dict[str, Any]:
         """`job` is its id as in status; the part after the user's name will do if it is unique."""
         asked = str(request.get("job"))
         jobs = self._controller.jobs
@@ -66,7 +89,7 @@ class Control:
         if len(named) != 1:
             running = ", ".join(sorted(jobs)) or "none"
             return _refused("unknown_job", f"no job {asked!r} here: running are {running}")
-        self._act(self._controller.announce_straggler(named[0], factor))
+        self._act(self._controller.announce_straggler(named[0], factor, starts_ns))
         return {"ok": True}
 
     def _permitted(self, uid: int) -> bool:
@@ -82,3 +105,9 @@ class Control:
 
 def _refused(code: str, error: str) -> dict[str, Any]:
     return {"ok": False, "code": code, "error": error}
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    """A number in this range; compared as it is, since an integer may not fit into a float."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and low <= value <= high

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
 from perseusd.errors import GpuError
 from perseusd.gpus.base import ClockReason, Gpu
@@ -15,9 +17,26 @@ from perseusd.gpus.base import ClockReason, Gpu
 log = logging.getLogger(__name__)
 
 STATE_INTERVAL_S = 0.25
-"""How often clock, power and reasons are read: for people, who read no faster."""
+"""How often clock, power and reasons are read: for people, who read no faster, and as a straggler's
+cause, which lasts longer."""
 
 KEPT_READINGS = 100_000
+KEPT_STATES = 4096
+
+
+class GpuState(NamedTuple):
+    """A GPU's clock, and why it was not higher, at one moment. reasons: see `reason_names`."""
+
+    uuid: str
+    time_ns: int
+    clock_mhz: int
+    reasons: frozenset[str]
+
+
+@cache
+def reason_names(reasons: ClockReason) -> frozenset[str]:
+    """NVML's names in lower case, such as `sw_thermal`; bits that have no name are left out."""
+    return frozenset(str(r.name).lower() for r in ClockReason if r and r in reasons)
 
 
 @dataclass
@@ -35,13 +54,19 @@ class GpuView:
 
 @dataclass
 class Sampler:
-    """`readings` is filled by the thread and drained by the loop: (uuid, time_ns, joules)."""
+    """`readings` and `states` are filled by the thread and drained by the loop.
+
+    readings: (uuid, time_ns, joules), one every `interval_s`; states: one every STATE_INTERVAL_S.
+    """
 
     gpus: Sequence[Gpu]
     interval_s: float
     views: dict[str, GpuView] = field(default_factory=dict)
     readings: collections.deque[tuple[str, int, float]] = field(
         default_factory=lambda: collections.deque(maxlen=KEPT_READINGS)
+    )
+    states: collections.deque[GpuState] = field(
+        default_factory=lambda: collections.deque(maxlen=KEPT_STATES)
     )
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -73,8 +98,8 @@ class Sampler:
             joules = gpu.energy_j()
             stamp = time.monotonic_ns()
             if whole:
-                view.power_w, view.clock_mhz = gpu.power_w(), gpu.clock_mhz()
-                view.reasons = gpu.reasons()
+                view.power_w = gpu.power_w()
+                self._read_state(gpu, view)
         except GpuError as error:
             if view.error is None:
                 log.warning("cannot read GPU %s: %s", view.uuid, error)
@@ -82,3 +107,9 @@ class Sampler:
             return
         view.energy_j, view.read_s, view.error = joules, time.monotonic(), None
         self.readings.append((view.uuid, stamp, joules))
+
+    def _read_state(self, gpu: Gpu, view: GpuView) -> None:
+        at_ns = time.monotonic_ns()  # before: a write that ends meanwhile is then known as later
+        clock_mhz, view.reasons = gpu.clock_mhz(), gpu.reasons()
+        view.clock_mhz = clock_mhz
+        self.states.append(GpuState(view.uuid, at_ns, clock_mhz, reason_names(view.reasons)))

@@ -20,21 +20,35 @@ from perseus_hooks.events import Goodbye, Hello
 
 from perseusd import __version__
 from perseusd.config import Config
-from perseusd.core.actions import Action, Forget, Notice, Refuse, RequestPlan, SetClock
-from perseusd.core.controller import Controller
+from perseusd.core.actions import (
+    Action,
+    Discard,
+    Forget,
+    Notice,
+    Recall,
+    Refuse,
+    Remember,
+    RequestPlan,
+    SetClock,
+)
 from perseusd.core.knowledge import GpuFacts
 from perseusd.core.settings import Settings
 from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control
 from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, user_name
+from perseusd.daemon.keeper import CurveKeeper
+from perseusd.daemon.memory import CurveFiles
+from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.questions import Questions
+from perseusd.daemon.recorder import Recorder
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
 from perseusd.daemon.systemd import notify
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import GpuInfo, GpuNode
+from perseusd.traces.replay import RecordedController
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +80,20 @@ class Service:
             for uuid, gpu in gpus.items()
         }
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.controller = Controller(_settings(config), facts)
+        self.controller = RecordedController(_settings(config), facts)
+        self.controller.urgent = self._act
         self.sampler = Sampler(self.node.gpus, config.sampler_interval_s)
         self.actuator = Actuator(config, list(gpus))
         self.planner = Planner()
+        self.keeper = CurveKeeper(CurveFiles(config.curves_dir) if config.remember else None)
         limits = Limits(config.allows, config.events_per_s, config.max_clients)
         self.intake = Intake(self.context, config.hooks_socket, limits)
-        self.status = StatusView(self.controller, self.sampler, self.actuator, self.intake)
-        control = Control(self.controller, self._act, config.admin_group)
+        self.obedience = Obedience()
+        self.status = StatusView(
+            self.controller, self.sampler, self.actuator, self.intake, self.obedience
+        )
+        remembered = self.keeper.commands()
+        control = Control(self.controller, self._act, config.admin_group, remembered)
         self.questions = Questions(
             self.context,
             {
@@ -81,9 +101,17 @@ class Service:
                 config.control_socket: (0o666, control.answer),
             },
         )
+        self.recorder = Recorder(
+            self.context,
+            config.record_socket,
+            self.controller,
+            emulated=any(gpu.info.emulated for gpu in self.node.gpus),
+            clocks=lambda: self.actuator.requested,
+        )
         self.poller = zmq.Poller()
         self.poller.register(self.intake.socket, zmq.POLLIN)
         self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
+        self.poller.register(self.recorder.socket, zmq.POLLIN)
         for socket in self.questions.sockets:
             self.poller.register(socket, zmq.POLLIN)
         self._heartbeat_s = 0.0
@@ -95,6 +123,7 @@ class Service:
         self.actuator.start()
         self.planner.start()
         self.sampler.start()
+        self.keeper.start()
         notify("READY=1")
         kind = "emulated " if self.config.simulate is not None else ""
         mode = ", observe-only" if self.config.observe else ""
@@ -118,8 +147,10 @@ class Service:
             self.actuator.stop,
             self.planner.stop,
             self.sampler.stop,
+            self.keeper.stop,
             self.intake.close,
             self.questions.close,
+            self.recorder.close,
             self.node.close,
             lambda: self.context.destroy(linger=0),
         ):
@@ -162,9 +193,18 @@ class Service:
                 self._take(message)
         while self.sampler.readings:
             self.controller.energy(*self.sampler.readings.popleft())
+        while self.sampler.states:
+            state = self.sampler.states.popleft()
+            self.controller.gpu_state(state.uuid, state.reasons)
+            self.obedience.read(state, self.actuator.requested[state.uuid])
+        while self.keeper.recalled:
+            self._act(self.controller.recalled(*self.keeper.recalled.popleft()))
         self._act(self.controller.tick(time.monotonic_ns()))
         if not ready.isdisjoint(self.questions.sockets):
             self.questions.answer()
+        if self.recorder.socket in ready:
+            self.recorder.hear()
+        self.recorder.flush()
 
     def _hear_children(self) -> None:
         """What became of clock writes, and plans that were made."""
@@ -198,6 +238,7 @@ class Service:
         for result in self.actuator.results():
             if not isinstance(result, Failed):
                 self.controller.written(*result)
+                self.obedience.written(result.uuid, result.clock_mhz, result.end_ns)
             elif result.uuid is None:
                 log.error("%s", result.why)
                 self._act(self.controller.release_all(result.why))
@@ -216,6 +257,8 @@ class Service:
                     if (peer := self.intake.peer(client)) is not None:
                         self.intake.refuse(peer, code, reason)
                         self.intake.forget(client)
+                case Recall() | Remember() | Discard():
+                    self.keeper.act(action)
                 case Forget(client):
                     self.intake.forget(client)
                 case Notice(job, text):
@@ -238,6 +281,7 @@ def _settings(config: Config) -> Settings:
         silence_iterations=config.silence_iterations,
         baseline_iterations=config.baseline_iterations,
         max_learning_iterations=config.max_iterations,
+        remember=config.remember,
     )
 
 

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from perseusd import __version__
 from perseusd.core.controller import Controller
 from perseusd.core.job import Job
+from perseusd.core.savings import Estimate
+from perseusd.core.stragglers import Straggler, Watch
+from perseusd.core.why import code_of
 from perseusd.daemon.actuator import Actuator
 from perseusd.daemon.intake import Intake
-from perseusd.daemon.sampler import GpuView, Sampler
-from perseusd.gpus.base import ClockReason, Gpu
+from perseusd.daemon.obedience import Obedience
+from perseusd.daemon.sampler import GpuView, Sampler, reason_names
+from perseusd.gpus.base import Gpu
 
 STALE_S = 5.0
 """A GPU whose last reading is older is shown as stuck."""
+
+MOST_HISTORY = 20
+"""Stragglers that are over; the log has them all."""
 
 
 class StatusView:
     """Makes the status object from the daemon's parts; changes none of them."""
 
     def __init__(
-        self, controller: Controller, sampler: Sampler, actuator: Actuator, intake: Intake
+        self,
+        controller: Controller,
+        sampler: Sampler,
+        actuator: Actuator,
+        intake: Intake,
+        obedience: Obedience,
     ) -> None:
         self._controller = controller
         self._sampler = sampler
         self._actuator = actuator
         self._intake = intake
+        self._obedience = obedience
         self._started_s = time.monotonic()
 
     def make(self) -> dict[str, Any]:
@@ -69,20 +83,22 @@ class StatusView:
             "energy_j": view.energy_j,
             "holder": self._controller.holder(view.uuid),
             "state": _state(view),
-            "reasons": [str(r.name).lower() for r in ClockReason if r and r in view.reasons],
+            "reasons": sorted(reason_names(view.reasons)),
+            "follows_request": self._obedience.follows(view.uuid),
             "emulated": gpu.info.emulated,
             "mig": gpu.info.mig_enabled,
             "error": view.error,
         }
 
     def _job(self, job: Job) -> dict[str, Any]:
-        saving, slowdown = job.ledger.saving(), job.ledger.slowdown()
         last = job.ledger.last
         sources = sorted({m.hello.time_source for m in job.roster.members.values()})
         plan = job.plan_in_force
         replica = min((m.hello.replica or 0 for m in job.roster.members.values()), default=0)
+        watch = self._controller.replicas[job.first_replica].watch
         return {
             "id": job.name,
+            "replica": replica,
             "state": job.state.value,
             "ranks": len(job.roster.members),
             "expected_ranks": job.roster.expected,
@@ -94,15 +110,19 @@ class StatusView:
                 {"replica": replica, "stage": stage, "share": round(share, 4)}
                 for stage, share in job.critical_path()
             ],
-            "stragglers": _stragglers(job),
-            "saving": saving.value if saving else None,
-            "saving_low": saving.low if saving else None,
-            "saving_high": saving.high if saving else None,
-            "slowdown": slowdown.value if slowdown else None,
-            "slowdown_low": slowdown.low if slowdown else None,
-            "slowdown_high": slowdown.high if slowdown else None,
-            "energy_saved_j": round(job.ledger.energy_saved_j, 3),
+            "slack": [
+                {"replica": replica, "stage": stage, "share": _rounded(share)}
+                for stage, share in enumerate(job.slack())
+            ],
+            "stragglers": _stragglers(job, watch),
+            "straggler_history": _history(watch),
+            "straggler_to_come": _to_come(job),
+            **_savings(job),
+            "predicted_saving": _predicted(job),
+            "no_prediction": job.no_prediction or None,
+            "learning": _learning(job),
             "why": job.reason,
+            "why_code": code_of(job.reason),
             "time_source": "+".join(sources),
             "states": [{"state": s.value, "since_iteration": n} for s, n in job.states],
             "plan": {"clocks": [list(c) for c in plan.plan.clocks]} if plan else None,
@@ -117,7 +137,86 @@ def _state(view: GpuView) -> str:
     return "ok"
 
 
-def _stragglers(job: Job) -> list[dict[str, Any]]:
-    if job.straggler.factor is None:
-        return []
-    return [{"replica": None, "factor": job.straggler.factor, "cause": "announced"}]
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def _stragglers(job: Job, watch: Watch) -> list[dict[str, Any]]:
+    """Those of the whole job that last, and what was announced."""
+    found = [asdict(straggler) for straggler in watch.current()]
+    if (factor := job.reaction.announced.factor) is not None:
+        announced = Straggler(None, None, None, factor, job.iteration, None, False, "announced")
+        found.append(asdict(announced))
+    return found
+
+
+def _history(watch: Watch) -> list[dict[str, Any]]:
+    """Those that are over, oldest first."""
+    over = [s for s in watch.history() if s.until_iteration is not None]
+    return [asdict(straggler) for straggler in over[-MOST_HISTORY:]]
+
+
+def _to_come(job: Job) -> dict[str, Any] | None:
+    """Announced, and not begun yet."""
+    coming = job.reaction.announced.coming
+    if coming is None:
+        return None
+    factor, starts_ns = coming
+    starts_in_s = max(0.0, (starts_ns - time.monotonic_ns()) * 1e-9)
+    return {"factor": factor, "starts_in_s": round(starts_in_s, 1)}
+
+
+def _savings(job: Job) -> dict[str, Any]:
+    savings = job.ledger.savings()
+    joules = savings.energy_saved_j
+    return {
+        **_interval("saving", savings.saving),
+        **_interval("slowdown", savings.slowdown),
+        "energy_saved_j": 0.0 if joules is None else round(joules.value, 3),
+        "energy_saved_j_low": None if joules is None else round(joules.low, 3),
+        "energy_saved_j_high": None if joules is None else round(joules.high, 3),
+        "reference_iterations": savings.references,
+        "reference_cost": savings.reference_cost,
+    }
+
+
+def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _predicted(job: Job) -> dict[str, Any] | None:
+    forecast = job.predicted
+    if forecast is None:
+        return None
+    return {
+        "saving": forecast.saving,
+        "saving_low": forecast.low,
+        "saving_high": forecast.high,
+        "source": forecast.source,
+        "iterations": forecast.iterations,
+    }
+
+
+def _learning(job: Job) -> dict[str, Any] | None:
+    progress = job.progress()
+    if progress is None:
+        return None
+    remembered, why = job.recollection
+    return {
+        "iterations": progress.trials,
+        "lowest_mhz": progress.lowest_mhz,
+        "uncertain": [
+            {
+                "stage": doubt.kind.rank,
+                "chunk": doubt.kind.chunk,
+                "instruction": doubt.kind.instruction,
+                "time_error": round(doubt.time, 4),
+                "energy_error": round(doubt.energy, 4),
+            }
+            for doubt in progress.doubts
+        ],
+        "remembered": remembered,
+        "remembered_why": why or None,
+    }

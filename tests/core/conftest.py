@@ -61,6 +61,8 @@ class Node:
     answering: bool = True
     silent: set[int] = field(default_factory=set)
     sequence: dict[int, int] = field(default_factory=dict)
+    rank_sending: int = -1
+    """Whose event is being sent, for `numbers` to look at."""
 
     def __post_init__(self) -> None:
         known = one_f_one_b(self.stages, self.microbatches)
@@ -161,6 +163,7 @@ class Node:
         self.iteration += 1
 
     def send(self, c: Computation, starts: bool) -> None:
+        self.rank_sending = c.rank
         number = self.numbers(self.iteration) if self.said else None
         sequence = self.sequence[c.rank]
         event: StageStart | StageEnd = StageEnd(sequence, self.now_ns, 7)

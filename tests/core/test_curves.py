@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseusd.core.curves import KEPT_SAMPLES, Durations, TimeModel, fit_piecewise, fit_times
+from perseusd.core.curves import KEPT_SAMPLES, Durations, TimeModel, fit_times
 from perseusd.core.model import Kind
 
 TOP = 1410
@@ -151,17 +151,3 @@ def test_a_straggling_iteration_is_not_noise() -> None:
             Kind(0, 0, "forward"), TOP, rng.lognormal(0, 0.02) * (3 if i % 10 == 0 else 1)
         )
     assert durations.relative_noise({0: TOP}) == pytest.approx(0.02, rel=0.5)
-
-
-@pytest.mark.parametrize("rising", [True, False])
-def test_a_fit_goes_through_its_anchor_and_never_turns(rising: bool) -> None:
-    """Points against the direction are levelled, not followed."""
-    x = np.array([1.1, 1.2, 1.3, 1.4])
-    y = np.array([1.2, 1.1, 1.4, 1.3])
-    if not rising:
-        y = 2 - y
-    shape = fit_piecewise(x, y, np.full(4, 10.0), anchor=1.0, rising=rising)
-    steps = np.diff(shape.at(np.linspace(1, 1.4, 30)))
-    assert ((steps >= 0) if rising else (steps <= 0)).all()
-    assert shape.value[0] == 1.0
-    assert shape.reach == 1.4

@@ -12,13 +12,7 @@ import pytest
 from perseusd.core.attribution import Activity
 from perseusd.core.graph import Graph
 from perseusd.core.knowledge import GpuFacts, Knowledge
-from perseusd.core.learning import (
-    CAUTION,
-    ENOUGH_PER_GROUP,
-    LADDER,
-    OPEN_AT_START,
-    Explorer,
-)
+from perseusd.core.learning import LADDER, OPEN_AT_START, Explorer
 from perseusd.core.model import Computation, Kind, Plan
 from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.errors import PlanningError
@@ -51,20 +45,22 @@ def power_hardly_falls(x: float) -> float:
 
 @dataclass
 class School:
-    """Four uneven stages that live every trial, with the energy counters to it."""
+    """Uneven stages that live every trial, with the energy counters to it."""
 
     power: Form = power_levels
     unlike: bool = False
     """Whether one GPU of the same model supports fewer clocks."""
     noise: float = 0.01
+    stages: int = 4
+    microbatches: int = 6
     now: int = 10**12
     plans: list[Plan] = field(default_factory=list)
     makespans: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pipeline = pipeline(one_f_one_b(4, 6), 0.0005)
+        self.pipeline = pipeline(one_f_one_b(self.stages, self.microbatches), 0.0005)
         self.graph = Graph.from_pipeline(self.pipeline)
-        gpus = {r: GpuFacts(f"GPU-{r}", "A100", CLOCKS) for r in range(4)}
+        gpus = {r: GpuFacts(f"GPU-{r}", "A100", CLOCKS) for r in range(self.stages)}
         if self.unlike:
             gpus[3] = GpuFacts("GPU-3", "A100", (1200, TOP))
         self.knowledge = Knowledge(gpus)
@@ -130,44 +126,77 @@ def rung(level: int) -> int:
     return min(CLOCKS, key=lambda c: abs(c - LADDER[level] * TOP))
 
 
-def test_learning_ends_soon_and_within_its_budget() -> None:
-    """Done within 20 trials; none of them, at the true curves, is predicted longer than what was
-    left of the budget, and their mean is within the share of the budget meant for predictions."""
+@pytest.fixture(scope="module")
+def learned() -> tuple[School, int]:
+    """A school that is done, and after how many trials."""
     school = School()
-    trials = school.learn()
-    assert 2 <= trials <= 20
+    return school, school.learn()
+
+
+def test_learning_ends_soon_and_within_its_budget(learned: tuple[School, int]) -> None:
+    """Done within 12 trials; at the true curves their mean slowdown is within the budget, and none
+    takes more than what the ones before it left."""
+    school, trials = learned
+    assert 2 <= trials <= 12
     slowdowns = [m / school.full_s - 1 for m in school.makespans[-trials:]]
-    assert np.mean(slowdowns) <= SLOWDOWN * CAUTION * 1.15  # curves are still guesses at first
+    assert np.mean(slowdowns) <= SLOWDOWN
     assert max(slowdowns) <= trials * SLOWDOWN
 
 
-def test_what_was_learned_is_enough_to_plan_on() -> None:
-    """Every kind's curve reaches the third rung and is true within 3 % in time and 8 % in energy at
-    every clock of it."""
-    school = School()
-    school.learn()
+def test_what_was_learned_is_enough_to_plan_on(learned: tuple[School, int]) -> None:
+    """Every kind's curve reaches the rung where energy is least, and down to there is true within
+    3 % in time and 5 % in energy at every clock."""
+    school, _ = learned
     curves, _ = school.knowledge.curves(school.graph.kinds)
     for kind, curve in curves.items():
         base = school.base_s(Computation(*kind, 0))
         watts = 300 if kind.instruction == "forward" else 350
+        assert curve.clock_mhz[0] <= rung(OPEN_AT_START - 1)
         for clock, seconds, joules in zip(
             curve.clock_mhz, curve.time_s, curve.energy_j, strict=True
         ):
-            x = TOP / clock
-            assert seconds == pytest.approx(base * time_ratio(x), rel=0.03)
-            assert joules == pytest.approx(base * time_ratio(x) * watts * school.power(x), rel=0.08)
-        assert curve.clock_mhz[0] <= rung(OPEN_AT_START - 1)
+            if clock >= 0.7 * TOP:
+                x = TOP / clock
+                true_j = base * time_ratio(x) * watts * school.power(x)
+                assert seconds == pytest.approx(base * time_ratio(x), rel=0.03)
+                assert joules == pytest.approx(true_j, rel=0.05)
 
 
 def test_the_ladder_is_descended_only_while_it_pays() -> None:
-    """Energy that keeps falling opens rung after rung; energy that does not keeps them shut, and
+    """Energy that keeps falling opens rung after rung; energy that does not shuts them again, and
     nothing below the lowest allowed fraction is ever tried."""
-    falling, levels, flat = School(power_falls), School(power_levels), School(power_hardly_falls)
-    for school in (falling, levels, flat):
+    falling, flat = School(power_falls), School(power_hardly_falls)
+    for school in (falling, flat):
         school.learn()
     assert min(falling.tried()) == rung(len(LADDER) - 1) >= 0.5 * TOP
-    assert rung(len(LADDER) - 1) < min(levels.tried()) < rung(OPEN_AT_START - 1)
-    assert min(flat.tried()) == rung(OPEN_AT_START - 1)
+    assert min(flat.tried()) >= rung(OPEN_AT_START)
+    late = {c for plan in flat.plans[-2:] for own in plan.clocks for c in own if c is not None}
+    assert min(late) > min(falling.tried())
+
+
+def test_noisier_computations_take_more_trials(learned: tuple[School, int]) -> None:
+    """Enough is what errors say, not a count."""
+    assert School(noise=0.03).learn() > learned[1]
+
+
+def test_what_was_remembered_need_not_be_learned_again(learned: tuple[School, int]) -> None:
+    """With the snapshot of an earlier run hardly a trial is made."""
+    again = School()
+    again.knowledge.recall(learned[0].knowledge.snapshot())
+    assert again.learn() <= learned[1] // 2
+
+
+def test_a_job_of_one_stage_learns_within_its_own_budget() -> None:
+    """Nothing waits for anything, so every trial costs; a job that allows 5 % has lower clocks
+    tried for that, and one that allows nothing has none."""
+    for slowdown in (0.05, 0.0):
+        school = School(stages=1)
+        school.explorer.slowdown = slowdown
+        for _ in range(8):
+            school.live(school.explorer.next_trial(school.knowledge))
+        slowdowns = [m / school.full_s - 1 for m in school.makespans[-8:]]
+        assert np.mean(slowdowns) <= slowdown + 0.002
+        assert bool(school.tried()) == (slowdown > 0)
 
 
 def test_a_budget_of_nothing_slows_nothing() -> None:
@@ -211,19 +240,11 @@ def test_an_explorer_without_full_clock_times_says_so() -> None:
         school.explorer.next_trial(fresh)
 
 
-def test_a_rung_is_known_only_after_enough_samples() -> None:
-    """One sample short of enough, and there is more to learn."""
-    school = School(power_hardly_falls)
-    school.learn()
-    group = [k for k in school.graph.kinds if k.instruction == "forward"]
-    clock = rung(0)
-    for kind in group:  # of every other rung each kind has seen enough
-        for _ in range(3):
-            school.knowledge.durations.add(kind, rung(1), 0.06)
-    for kind in group:
-        school.knowledge.durations.seen[kind].pop(clock, None)
-    for _ in range(ENOUGH_PER_GROUP - 1):
-        school.knowledge.durations.add(group[0], clock, 0.054)
-    assert not school.explorer.done(school.knowledge)
-    school.knowledge.durations.add(group[0], clock, 0.054)
-    assert school.explorer.done(school.knowledge)
+def test_a_long_iteration_is_weighed_in_part() -> None:
+    """Windows are drawn from 192 places a rank without looking at each: the trial has windows on
+    every rank, and stays within the budget."""
+    school = School(microbatches=96)
+    plan = school.explorer.next_trial(school.knowledge)
+    assert all(any(own) for own in plan.clocks)
+    school.live(plan)
+    assert school.makespans[-1] <= school.full_s * (1 + SLOWDOWN)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perseusd.core.meter import KEPT_TICKS, EnergyMeter
+from perseusd.core.meter import EnergyMeter
+from perseusd.core.sensor import KEPT_TICKS
 
 MS = 1_000_000
 
@@ -24,7 +25,7 @@ def test_energy_between_moments_is_interpolated() -> None:
 def test_moments_without_ticks_on_both_sides_are_unknown() -> None:
     """Nothing is extrapolated: neither before the first tick nor after the last."""
     meter = EnergyMeter()
-    assert meter.at(0) is None
+    assert meter.between(0, 1) is None
     ticking(meter, 200.0, 1000)
     assert meter.between(0, 500 * MS) is None
     assert meter.between(500 * MS, 5000 * MS) is None
@@ -45,5 +46,6 @@ def test_ticks_are_bounded() -> None:
     meter = EnergyMeter()
     for i in range(3 * KEPT_TICKS):
         meter.poll(i * MS, float(i))
-    assert len(meter._at_ns) == len(meter._joules) <= KEPT_TICKS
-    assert meter.at((3 * KEPT_TICKS - 10) * MS) is not None
+    assert len(meter._counter.ticks) <= KEPT_TICKS
+    end_ms = 3 * KEPT_TICKS
+    assert meter.between((end_ms - 500) * MS, (end_ms - 10) * MS) == pytest.approx(490, abs=1)

@@ -30,6 +30,11 @@ def change(path: str, **values: object) -> Change:
     return apply
 
 
+def straggler(**values: object) -> dict[str, object]:
+    found = {"replica": 0, "stage": 2, "rank": 2, "factor": 1.5, "since_iteration": 12}
+    return found | {"until_iteration": None, "transient": False, "cause": "compute"} | values
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
@@ -75,6 +80,28 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
         (change("jobs", state="release", why="rank 0 fell silent"), "silent", "still trains"),
         (change("jobs", state="release", why="something else"), "something else", "journalctl"),
         (
+            change("jobs", stragglers=[straggler(cause="thermal")]),
+            "replica 0 stage 2: 1.50 times its usual time, thermal, since iteration 12",
+            "nvidia-smi -q -d TEMPERATURE",
+        ),
+        (change("jobs", stragglers=[straggler(cause="power_cap")]), "power cap", "power limit"),
+        (change("jobs", stragglers=[straggler(cause=None)]), "cause not known", "ECC"),
+        (
+            change("gpus", follows_request="above"),
+            "does not follow its clock: it runs above what is asked (last read: 1095 MHz, asked",
+            "something else sets its clocks",
+        ),
+        (
+            change("gpus", follows_request="below", reasons=["hw_thermal"]),
+            "runs below even the clock that is asked",
+            "cooling",
+        ),
+        (
+            change("jobs", state="baseline", why="words of tomorrow", why_code="gpu_unknown"),
+            "words of tomorrow",
+            "PERSEUS_GPUS",
+        ),
+        (
             change("daemon", refused=[{"code": "held", "reason": "held by x", "count": 3}]),
             "refused 3 times: held by x",
             "in the process that sent it",
@@ -108,6 +135,31 @@ def test_a_problem_is_named_with_its_fix(
             "not understood yet",
         ),
         (change("gpus", mig=True), "MIG is on"),
+        (change("gpus", reasons=["sw_thermal"]), "is slowed by sw_thermal"),
+        (change("jobs", stragglers=[straggler(transient=True)]), "transient"),
+        (change("jobs", stragglers=[straggler(cause="announced", replica=None)]), "announced"),
+        (
+            change(
+                "jobs",
+                state="learn",
+                iteration=300,
+                states=[{"state": "learn", "since_iteration": 6}],
+                learning={
+                    "uncertain": [
+                        {"stage": 1, "instruction": "forward", "time_error": 0.1, "energy_error": 0}
+                    ]
+                },
+            ),
+            "learning for 294 iterations; least known: forward of stage 1 (time ± 10.0 %",
+        ),
+        (
+            change("jobs", learning={"remembered": "discarded", "remembered_why": "twice as slow"}),
+            "were wrong and are discarded: twice as slow",
+        ),
+        (
+            change("jobs", learning={"remembered": "unlike", "remembered_why": "another batch"}),
+            "not the job whose curves are remembered: another batch",
+        ),
         (lambda status: status.update(jobs=[]), "no training process has said hello"),
         (change("jobs", time_source="host"), "its times are the host's"),
         (change("jobs", expected_ranks=None), "is not known"),
@@ -127,6 +179,43 @@ def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) 
     findings = list(diagnose(status))
     assert not [found for found in findings if found.verdict is Verdict.PROBLEM]
     assert any(text in found.text for found in findings if found.verdict is Verdict.NOTE)
+
+
+OBSERVED = {"state": "baseline", "why": "observe-only mode: …", "why_code": "observing"}
+
+
+@pytest.mark.parametrize(
+    ("known", "text", "fix"),
+    [
+        (
+            {"predicted_saving": {"saving": 0.14, "source": "some paper"}},
+            "is predicted to save 14.0 % (a prediction, from a prior: some paper)",
+            "let perseusd act",
+        ),
+        ({"no_prediction": "nothing is published"}, "nothing is published", "only acting tells"),
+        ({}, "is still being measured", ""),
+        (
+            {"why": "rank 1 did not say which GPU it uses", "why_code": "gpu_unknown"},
+            "did not say which GPU",
+            "PERSEUS_GPUS",
+        ),
+    ],
+)
+def test_observing_has_a_next_step(status, known: dict[str, Any], text: str, fix: str) -> None:
+    """What acting would bring, or what would keep it from acting; none of it is a problem."""
+    status["daemon"] |= {"mode": "observe", "clock_process": "dead"}
+    status["jobs"][0] |= OBSERVED | known
+    findings = list(diagnose(status))
+    assert not [found for found in findings if found.verdict is Verdict.PROBLEM]
+    assert any(text in found.text and fix in (found.fix or "") for found in findings)
+
+
+def test_replicas_of_a_job_tell_of_a_straggler_once(status) -> None:
+    """Each replica's status shows all stragglers of its job."""
+    first = status["jobs"][0] | {"id": "me:a", "stragglers": [straggler()]}
+    status["jobs"] = [first, first | {"id": "me:a/1"}, first | {"id": "me:b"}]
+    told = [found.subject for found in diagnose(status) if "straggler" in found.text]
+    assert told == ["job me:a", "job me:b"]
 
 
 def waiting(status: dict[str, Any], name: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from perseusd.ctl import status as status_module
 from perseusd.ctl.main import main
-from perseusd.ctl.status import _short_uuids, duration
+from perseusd.ctl.overview import short_uuids
+from perseusd.ctl.telling import duration
 
 
 def test_the_tables_show_gpus_and_jobs(stand_in, status, capsys) -> None:
@@ -29,14 +30,102 @@ def test_the_tables_show_gpus_and_jobs(stand_in, status, capsys) -> None:
 
 
 def test_why_a_job_is_not_slowed_is_said(stand_in, status, capsys) -> None:
-    """The reason and the stragglers stand under the table in full."""
+    """The reason and the stragglers stand in the job's block in full."""
     status["jobs"][0]["why"] = "waiting for the ranks of stage 3: nobody has said hello for them"
     status["jobs"][0]["stragglers"] = [{"replica": 1, "stage": None, "factor": 1.2}]
     stand_in.answers(status)
     assert main(["status"]) == 0
     shown = capsys.readouterr().out
-    assert "job-a: waiting for the ranks of stage 3: nobody has said hello for them" in shown
-    assert "stragglers: replica 1 factor 1.2" in shown
+    assert "waiting for the ranks of stage 3: nobody has said hello for them" in shown
+    assert "replica 1: 1.20 times its usual time, cause not known, since iteration –" in shown
+
+
+@pytest.fixture
+def shown_at_80(monkeypatch, stand_in, capsys):
+    """What `perseusctl status` prints on a terminal of 80 columns."""
+    console = Console(width=80, highlight=False)
+    monkeypatch.setattr(status_module, "_console", lambda: console)
+
+    def show(status: dict[str, Any]) -> str:
+        stand_in.answers(status)
+        assert main(["status"]) == 0
+        shown: str = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80
+        return shown
+
+    return show
+
+
+def stages(count: int) -> dict[str, object]:
+    shares = [{"replica": 0, "stage": s, "share": (s + 1) / 100} for s in range(count)]
+    return {"critical_path": shares, "slack": shares}
+
+
+def test_path_slack_and_stragglers_of_a_job(shown_at_80, status) -> None:
+    """Every stage's share and slack side by side, and the straggler with factor, cause, onset."""
+    found = {"replica": 1, "stage": 2, "rank": 2, "factor": 1.352, "since_iteration": 390}
+    found |= {"until_iteration": None, "transient": False, "cause": "power_cap"}
+    status["jobs"][0] |= {**stages(8), "stragglers": [found]}
+    shown = shown_at_80(status)
+    assert re.search(r"critical path +1 % +2 % +3 % +4 % +5 % +6 % +7 % +8 %", shown)
+    assert re.search(r"slack +1 % +2 % +3 %", shown)
+    words = " ".join(shown.split())
+    assert "replica 1 stage 2: 1.35 times its usual time, power cap, since iteration 390" in words
+
+
+def test_many_stages_and_gpus_are_summed_up(shown_at_80, status) -> None:
+    """64 GPUs in a handful of lines: the largest shares, a job's GPUs in one row, and odd ones."""
+    gpu = status["gpus"][0] | {"state": "ok", "follows_request": "yes"}
+    status["gpus"] = [gpu | {"uuid": f"GPU-{n:08d}-00"} for n in range(63)]
+    status["gpus"].append(gpu | {"uuid": "GPU-odd", "follows_request": "above"})
+    status["jobs"][0] |= stages(64)
+    shown = shown_at_80(status)
+    assert len(shown.splitlines()) < 32
+    assert "64 GPUs: Test GPU" in shown
+    assert "stage 63 64 %" in shown
+    assert "stage 62 63 %" in shown
+    assert "63 × ok, sw_power_cap; 1 × ok, above what was asked" in " ".join(shown.split())
+    assert "GPU-odd" in shown
+    assert "GPU-00000001" not in shown
+
+
+def test_what_is_saved_has_its_interval_and_what_it_cost(shown_at_80, status) -> None:
+    """Joules with low and high, the reference iterations and their price; emulated is said."""
+    status["daemon"]["emulated"] = True
+    status["jobs"][0] |= {
+        "energy_saved_j_low": 4100.0,
+        "energy_saved_j_high": 5900.0,
+        "reference_iterations": 3,
+        "reference_cost": 0.0027,
+    }
+    words = " ".join(shown_at_80(status).split())
+    assert "12.3 % (11.0 to 13.5), on emulated GPUs" in words
+    assert "5.0 kJ (4.1 to 5.9); measured on 3 reference iterations, at 0.27 % of" in words
+
+
+def test_a_prediction_is_told_as_one(shown_at_80, status) -> None:
+    """Observing: what acting would save, that it is not measured, and where it comes from."""
+    status["daemon"]["mode"] = "observe"
+    forecast = {"saving": 0.143, "saving_low": 0.09, "saving_high": 0.18, "source": "some paper"}
+    status["jobs"][0] |= {"state": "baseline", "predicted_saving": forecast, "saving": None}
+    words = " ".join(shown_at_80(status).split())
+    assert "saving predicted 14.3 % (9.0 to 18.0): not measured, from a prior (some paper)" in words
+    assert "not measured yet" not in words
+    status["jobs"][0] |= {"predicted_saving": None, "no_prediction": "nothing is published"}
+    assert "no saving is predicted: nothing is published" in shown_at_80(status)
+    status["jobs"][0]["no_prediction"] = None
+    assert "no saving is predicted yet" in shown_at_80(status)
+
+
+def test_learning_says_how_far_it_is(shown_at_80, status) -> None:
+    """Trials so far, the lowest clock tried, and what is known least."""
+    doubt = {"stage": 2, "instruction": "backward", "time_error": 0.041, "energy_error": 0.06}
+    learning = {"iterations": 6, "lowest_mhz": 1065, "uncertain": [doubt], "remembered": "checking"}
+    status["jobs"][0] |= {"state": "learn", "learning": learning}
+    words = " ".join(shown_at_80(status).split())
+    assert "6 iterations with trials, down to 1065 MHz" in words
+    assert "backward of stage 2, time ± 4.1 %, energy ± 6.0 %" in words
+    assert "curves of an earlier run: checking" in words
 
 
 def test_modes_and_emulation_are_announced(stand_in, status, capsys) -> None:
@@ -180,7 +269,7 @@ def test_watching_shows_every_frame(
 )
 def test_uuids_are_cut_while_they_differ(uuids: list[str], shown: list[str]) -> None:
     """Two GPUs never look the same in the table."""
-    assert _short_uuids(uuids)[: len(shown)] == shown
+    assert short_uuids(uuids)[: len(shown)] == shown
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,92 @@ def test_announce_and_end(stand_in, capsys) -> None:
     assert "ended" in shown
 
 
+def test_announced_beforehand(stand_in, capsys) -> None:
+    """--in goes along as seconds, and the sentence says when it begins."""
+    stand_in.answers({"ok": True})
+    assert main(["straggler", "announce", "--job", "a", "--factor", "1.2", "--in", "30"]) == 0
+    assert stand_in.requests[-1] == {
+        "command": "straggler_announce",
+        "job": "a",
+        "factor": 1.2,
+        "in_s": 30.0,
+    }
+    assert "beginning in 30 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("in_s", ["-1", "86401", "nan", "inf"])
+def test_a_notice_that_cannot_be(stand_in, capsys, in_s: str) -> None:
+    """Refused here, naming the range, and nothing is sent."""
+    announce = ["straggler", "announce", "--job", "a", "--factor", "1.2"]
+    assert main([*announce, f"--in={in_s}"]) == 2
+    assert "from 0 to 86400" in capsys.readouterr().err
+    assert stand_in.requests == []
+
+
+STRAGGLER = {
+    "replica": 0,
+    "stage": 3,
+    "rank": 3,
+    "factor": 1.5,
+    "since_iteration": 40,
+    "until_iteration": None,
+    "transient": False,
+    "cause": "thermal",
+}
+
+
+@pytest.fixture
+def slow(status):
+    """A status whose job has one straggler, one that is over, and one to come."""
+    over = STRAGGLER | {"stage": 1, "rank": 1, "until_iteration": 22, "since_iteration": 20}
+    status["jobs"][0] |= {
+        "id": "root:a",
+        "stragglers": [STRAGGLER],
+        "straggler_history": [over | {"transient": True, "cause": "communication"}],
+        "straggler_to_come": {"factor": 1.2, "starts_in_s": 25.0},
+    }
+    return status
+
+
+def test_list(stand_in, slow, capsys) -> None:
+    """Who is slow, who will be, who was: factor, cause and iterations of each."""
+    stand_in.answers(slow)
+    assert main(["straggler", "list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [
+        "root:a:",
+        "  now: replica 0 stage 3: 1.50 times its usual time, thermal, since iteration 40",
+        "  to come: another replica: 1.20 times its usual time, announced, to begin in 25 s",
+        "  over: replica 0 stage 1: 1.50 times its usual time, communication, transient, "
+        "iterations 20 to 22",
+    ]
+
+
+def test_list_of_a_job_as_json(stand_in, slow, capsys) -> None:
+    """--job by its short name; --json has the same lists as status."""
+    stand_in.answers(slow)
+    assert main(["straggler", "list", "--job", "a", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["schema_version"] == 1
+    assert [job["id"] for job in answer["jobs"]] == ["root:a"]
+    assert answer["jobs"][0]["stragglers"] == [STRAGGLER]
+    assert answer["jobs"][0]["straggler_to_come"]["factor"] == 1.2
+    assert main(["straggler", "list", "--job", "ghost"]) == 2
+    assert "running are root:a" in capsys.readouterr().err
+
+
+def test_list_with_nothing_to_tell(stand_in, status, capsys) -> None:
+    """No straggler, no job, and a daemon that is too old to know of either."""
+    status["jobs"][0]["stragglers"] = None
+    stand_in.answers(status)
+    assert main(["straggler", "list"]) == 0
+    assert "no straggler now" in capsys.readouterr().out
+    status["jobs"] = []
+    stand_in.answers(status)
+    assert main(["straggler", "list"]) == 0
+    assert "no job has reported yet" in capsys.readouterr().out
+
+
 def test_json(stand_in, capsys) -> None:
     """--json is one object with schema_version."""
     stand_in.answers({"ok": True})

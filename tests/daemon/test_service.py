@@ -41,11 +41,13 @@ GPU: Types = {
     "holder": str,
     "state": str,
     "reasons": list,
+    "follows_request": (str, type(None)),
     "emulated": bool,
     "mig": bool,
 }
 JOB: Types = {
     "id": str,
+    "replica": int,
     "state": str,
     "ranks": int,
     "expected_ranks": int,
@@ -54,7 +56,10 @@ JOB: Types = {
     "iteration_time_s": NUMBER,
     "deadline_s": NUMBER,
     "critical_path": list,
+    "slack": list,
     "stragglers": list,
+    "straggler_history": list,
+    "straggler_to_come": (dict, type(None)),
     "saving": MAYBE,
     "saving_low": MAYBE,
     "saving_high": MAYBE,
@@ -62,7 +67,15 @@ JOB: Types = {
     "slowdown_low": MAYBE,
     "slowdown_high": MAYBE,
     "energy_saved_j": NUMBER,
+    "energy_saved_j_low": MAYBE,
+    "energy_saved_j_high": MAYBE,
+    "reference_iterations": int,
+    "reference_cost": MAYBE,
+    "predicted_saving": (dict, type(None)),
+    "no_prediction": (str, type(None)),
+    "learning": dict,
     "why": str,
+    "why_code": (str, type(None)),
     "time_source": str,
     "states": list,
     "plan": dict,
@@ -115,6 +128,9 @@ def test_status_follows_its_contract(held, helpers) -> None:
     assert names[:3] == ["baseline", "learn", "hold"]
     assert sum(part["share"] for part in job["critical_path"]) == pytest.approx(1, abs=0.01)
     assert [len(clocks) for clocks in job["plan"]["clocks"]] == [8] * helpers.STAGES
+    assert [part["stage"] for part in job["slack"]] == list(range(helpers.STAGES))
+    assert job["learning"]["lowest_mhz"] < 1410
+    assert job["predicted_saving"] is None, "what acting saves is measured, not predicted"
     helpers.until(lambda: any(g["requested_mhz"] for g in held.status()["gpus"]))
 
 
@@ -159,6 +175,26 @@ def test_perseusctl_prints_the_same_object(held) -> None:
             "unknown_job",
             "no job 'ghost' here: running are",
         ),
+        (
+            {"command": "straggler_announce", "job": "tiny", "factor": 1.2, "in_s": -1},
+            "bad_request",
+            "in_s -1: give in how many seconds it begins, from 0 to 86400",
+        ),
+        (
+            {"command": "straggler_announce", "job": "tiny", "factor": 1.2, "in_s": "soon"},
+            "bad_request",
+            "in_s 'soon'",
+        ),
+        (
+            {"command": "straggler_announce", "job": "tiny", "factor": 1.2, "in_s": True},
+            "bad_request",
+            "in_s True",
+        ),
+        (
+            {"command": "straggler_announce", "job": "tiny", "factor": 1.2, "in_s": 10**400},
+            "bad_request",
+            "from 0 to 86400",
+        ),
         ({"command": "straggler_end", "job": None}, "unknown_job", "no job 'None'"),
     ],
 )
@@ -181,6 +217,34 @@ def test_an_announced_straggler_moves_the_deadline_and_back(held, helpers) -> No
     assert held.control({"command": "straggler_end", "job": job["id"]})["ok"]
     assert held.job_status()["stragglers"] == []
     assert held.job_status()["deadline_s"] == pytest.approx(own_s, rel=0.05)
+
+
+def test_a_straggler_announced_beforehand_begins_when_said(held, helpers) -> None:
+    """Until then it is to come, and the deadline is the job's own; an end takes it back."""
+    announced = {"command": "straggler_announce", "job": "tiny", "factor": 1.3}
+    assert held.control(announced | {"in_s": 1.5})["ok"]
+    job = held.job_status()
+    assert job["stragglers"] == []
+    assert job["straggler_to_come"]["factor"] == 1.3
+    assert 0 < job["straggler_to_come"]["starts_in_s"] <= 1.5
+    helpers.until(lambda: held.job_status()["stragglers"])
+    job = held.job_status()
+    assert (job["straggler_to_come"], job["stragglers"][0]["cause"]) == (None, "announced")
+    assert held.control({"command": "straggler_end", "job": "tiny"})["ok"]
+    assert held.control(announced | {"in_s": 1000})["ok"]
+    assert held.control({"command": "straggler_end", "job": "tiny"})["ok"]
+    job = held.job_status()
+    assert (job["stragglers"], job["straggler_to_come"]) == ([], None)
+
+
+def test_gpus_are_seen_to_follow_their_clocks(held, helpers) -> None:
+    """Readings of lowered clocks agree with what was asked; few can be compared, none disagree."""
+
+    def follows() -> set[str | None]:
+        return {gpu["follows_request"] for gpu in held.status()["gpus"]}
+
+    helpers.until(lambda: "yes" in follows(), poll_s=0.1)
+    assert follows() <= {"yes", None}
 
 
 def test_a_killed_planner_is_replaced(held, helpers) -> None:
@@ -283,20 +347,6 @@ def test_a_missing_rank_keeps_the_job_in_baseline(make_rig, helpers) -> None:
     found = json.loads(doctor.stdout)
     assert found["ok"] is False
     assert any("missing: stage 2" in finding["text"] for finding in found["findings"])
-
-
-def test_observe_only_writes_no_clock(make_rig, helpers) -> None:
-    """It measures and says why it does not act; there is not even a clock process."""
-    rig = make_rig()
-    rig.start("--observe")
-    assert "perseusd.clock" not in rig.children()
-    rig.start_job()
-    helpers.until(lambda: len(rig.job.iterations()) >= 10)
-    job = helpers.until(lambda: (j := rig.job_status())["iteration_time_s"] and j)
-    assert "observe" in job["why"]
-    assert job["state"] == "baseline"
-    assert rig.status()["daemon"]["mode"] == "observe"
-    assert [gpu.clock_writes() for gpu in rig.node.gpus] == [0] * helpers.STAGES
 
 
 def test_a_runtime_dir_that_cannot_be_made(tmp_path) -> None:

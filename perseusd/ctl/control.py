@@ -1,0 +1,33 @@
+"""Control commands as the daemon answers them: done, or refused with a code and a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from perseusd.config import Config
+from perseusd.ctl.connection import ask
+from perseusd.ctl.output import safe
+from perseusd.errors import NotPermittedError, PerseusError, ProtocolError, UsageError
+
+_REFUSALS: dict[str, type[PerseusError]] = {
+    "not_permitted": NotPermittedError,
+    "unknown_job": UsageError,
+    "bad_request": UsageError,
+}
+
+
+def command(config: Config, request: Mapping[str, object]) -> dict[str, Any]:
+    """The daemon's answer to a control command; what it refuses is raised."""
+    answer = ask(config.control_socket, request)
+    if answer.get("ok") is True:
+        return answer
+    if answer.get("ok") is not False:
+        raise ProtocolError(
+            "perseusd's answer says neither yes nor no; is it of this version? "
+            "Compare `perseusd --version`"
+        )
+    kind = _REFUSALS.get(str(answer.get("code")), PerseusError)
+    raise kind(
+        safe(answer.get("error") or answer.get("code") or "perseusd refused without a reason")
+    )

@@ -1,0 +1,31 @@
+"""A sample of the benchmark's seeded cases, and NVIDIA's own."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+SAMPLE = range(500_000, 500_015)
+
+
+def test_a_sample_of_seeded_cases(cases: ModuleType) -> None:
+    """From 1.1× on, what can be known is found, nobody else is named, and 1.2× within three."""
+    for seed in SAMPLE:
+        case = cases.draw(seed)
+        outcome = cases.run(case)
+        assert outcome.wrong == (), case
+        if case.factor >= 1.1 and case.knowable_at_all():
+            assert outcome.detected is not None, case
+        if case.factor >= 1.2 and case.knowable_at_once():
+            assert outcome.delay is not None, case
+            assert outcome.delay <= 3, case
+
+
+@pytest.mark.parametrize("when", ["always", "later"])
+@pytest.mark.parametrize("slow", [[(0, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 1)], []])
+def test_nvidia_section_scenarios(
+    cases: ModuleType, when: str, slow: list[tuple[int, int]]
+) -> None:
+    """Four ranks, three sections of N(10, 3) ms, a straggler's N(15, 3): exactly those named."""
+    assert cases._nvidia_one((0, 0), when, slow)

@@ -1,0 +1,72 @@
+"""The status object's form: every field is in the documentation, and the other way round."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perseusd.config import load_config
+from perseusd.daemon.service import Service
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "status.md"
+
+SCHEMA_1 = {
+    "id", "state", "ranks", "iteration", "iteration_time_s", "deadline_s", "critical_path",
+    "stragglers", "saving", "saving_low", "saving_high", "slowdown", "slowdown_low",
+    "slowdown_high", "energy_saved_j", "why",
+}  # fmt: skip
+"""What others rely on of a job as long as `schema_version` is 1."""
+
+
+def documented(part: str) -> set[str]:
+    """The names in the first column of the table of docs/status.md that stands below `part`."""
+    _, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(f"Of each of `{part}`:")
+    table = re.search(r"\n\n(\|.*?)\n\n", rest, re.DOTALL)
+    assert table is not None
+    rows = table.group(1).splitlines()[2:]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.fixture
+def status(make_rig, make_peer, helpers) -> Iterator[dict]:
+    """Of a daemon that has heard of one job."""
+    rig = make_rig()
+    config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
+    service = Service(config)
+    try:
+        peer = make_peer(rig)
+        peer.send(helpers.hello(gpus=[rig.node.gpus[0].info.uuid]))
+        for _ in range(500):
+            service._turn(service._wait())
+            if service.controller.jobs:
+                break
+        yield service.status.make()
+    finally:
+        service.shutdown()
+
+
+@pytest.mark.parametrize("part", ["gpus", "jobs"])
+def test_every_field_is_documented(status, part: str) -> None:
+    """Neither a field that the page leaves out nor one that it promises in vain."""
+    assert set(status[part][0]) == documented(part)
+
+
+def test_what_is_not_known_is_null_and_all_of_it_is_json(status) -> None:
+    """A job that has only said hello: every figure null, every list empty, nothing not JSON."""
+    assert json.loads(json.dumps(status, allow_nan=False)) == status
+    (job,) = status["jobs"]
+    assert job["critical_path"] == job["slack"] == job["stragglers"] == []
+    for name in ("saving", "slowdown", "predicted_saving", "no_prediction", "learning", "plan"):
+        assert job[name] is None
+    assert (job["energy_saved_j"], job["reference_iterations"]) == (0.0, 0)
+    assert job["why_code"] == "ranks_missing"
+
+
+def test_the_first_schema_stays(status) -> None:
+    """Fields are added; those that were there from the beginning are never taken away."""
+    assert status["schema_version"] == 1
+    assert set(status["jobs"][0]) >= SCHEMA_1
