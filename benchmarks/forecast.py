@@ -14,11 +14,11 @@ import dataclasses
 import sys
 import time
 
-from perseusd.core.forecast import TILTS, foretold
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.jobs.forecast import TILTS, foretold
+from perseusd.core.learned.knowledge import GpuFacts
+from perseusd.core.learned.priors import prior_for
 from perseusd.core.model import Curve, Problem
 from perseusd.core.planner import solve
-from perseusd.core.priors import prior_for
 from perseusd.emulation.workloads import Workload, listing
 from perseusd.gpus.simulated import SPECS
 

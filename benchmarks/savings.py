@@ -29,10 +29,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from perseusd.core.iterations import JobIteration
-from perseusd.core.ledger import Ledger
-from perseusd.core.reference import ReferenceWindows
-from perseusd.core.tracking import RankIteration, Span, Step
+from perseusd.core.events.iterations import JobIteration
+from perseusd.core.events.tracking import RankIteration, Span, Step
+from perseusd.core.savings.ledger import Ledger
+from perseusd.core.savings.reference import ReferenceWindows
 from perseusd.emulation.fasttime import Conditions, FastTime, counted
 from perseusd.emulation.workloads import load_workload
 

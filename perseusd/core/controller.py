@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
 from perseusd.core.actions import Action, Forget, Notice, Refuse, SetClock
-from perseusd.core.job import Job
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.jobs.job import Job
+from perseusd.core.jobs.replicas import Replicas
+from perseusd.core.jobs.roster import Member
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import PlanResult
-from perseusd.core.replicas import Replicas
-from perseusd.core.roster import Member
 from perseusd.core.settings import Settings
 from perseusd.core.stragglers import Straggler
 

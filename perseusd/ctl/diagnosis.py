@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from perseusd.core.why import WhyCode, code_of
+from perseusd.core.jobs.why import WhyCode, code_of
 from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
 from perseusd.ctl.health import about_clock, about_knowledge, about_stragglers
 from perseusd.ctl.output import number, safe

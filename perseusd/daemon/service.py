@@ -31,7 +31,7 @@ from perseusd.core.actions import (
     RequestPlan,
     SetClock,
 )
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.settings import Settings
 from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control

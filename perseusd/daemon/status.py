@@ -8,10 +8,10 @@ from typing import Any
 
 from perseusd import __version__
 from perseusd.core.controller import Controller
-from perseusd.core.job import Job
-from perseusd.core.savings import Estimate
+from perseusd.core.jobs.job import Job
+from perseusd.core.jobs.why import code_of
+from perseusd.core.savings.samples import Estimate
 from perseusd.core.stragglers import Straggler, Watch
-from perseusd.core.why import code_of
 from perseusd.daemon.actuator import Actuator
 from perseusd.daemon.intake import Intake
 from perseusd.daemon.obedience import Obedience

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from perseusd.core.controller import Controller
-from perseusd.core.iterations import JobIteration, waits
-from perseusd.core.job import Job
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.events.iterations import JobIteration, waits
+from perseusd.core.jobs.job import Job
+from perseusd.core.jobs.understanding import Episode
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Computation
 from perseusd.core.settings import Settings
-from perseusd.core.understanding import Episode
 from perseusd.traces.recording import DROPPED, Header, Input
 from perseusd.traces.replay import tell
 

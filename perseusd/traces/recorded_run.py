@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseusd.core.curves import KEPT_SAMPLES, Durations, TimeModel, fit_times
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.jobs.understanding import IMPURE
+from perseusd.core.learned.curves import KEPT_SAMPLES, Durations, TimeModel, fit_times
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Kind
 from perseusd.core.stragglers import Observation, Watch
-from perseusd.core.understanding import IMPURE
 from perseusd.traces.heard import Cut, Follower, Heard, HeardIteration
 from perseusd.traces.recording import read_recording
 from perseusd.traces.trace import Run, Trace

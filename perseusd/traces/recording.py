@@ -21,7 +21,7 @@ import msgpack  # type: ignore[import-untyped]
 from perseus_hooks.wire import WireError, decode, encode
 
 from perseusd import __version__
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Plan, PlanResult
 from perseusd.core.settings import Settings
 from perseusd.errors import TraceError

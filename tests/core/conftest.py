@@ -12,8 +12,8 @@ from perseus_hooks.events import Hello, StageEnd, StageStart
 from perseusd.core.actions import Action, Notice, Refuse, RequestPlan, SetClock
 from perseusd.core.controller import Controller
 from perseusd.core.graph import Graph
-from perseusd.core.job import Job
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.jobs.job import Job
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Computation, Pipeline, Plan, PlanResult, Problem
 from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.core.settings import Settings

@@ -20,10 +20,10 @@ from perseus_hooks.events import (
 
 from perseusd.core.actions import Action, Forget, Refuse, RequestPlan, SetClock
 from perseusd.core.controller import Controller, job_name
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Computation, Plan, PlanResult
 from perseusd.core.settings import Settings
-from perseusd.core.states import CLOCKS_MAY_BE_LOWERED
 
 NodeOf = Callable[..., Any]
 FACTS = {f"GPU-{i}": GpuFacts(f"GPU-{i}", "A100", (900, 1200, 1410), i) for i in range(3)}

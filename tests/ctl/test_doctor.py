@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from perseus_hooks.events import Hello
 
-from perseusd.core.roster import Member, Roster
+from perseusd.core.jobs.roster import Member, Roster
 from perseusd.ctl import diagnosis
 from perseusd.ctl.diagnosis import diagnose, fix_for
 from perseusd.ctl.environment import VARIABLES, check_environment

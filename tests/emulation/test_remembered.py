@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from perseusd.core.family import KNOTS
+from perseusd.core.learned.family import KNOTS
 from perseusd.core.settings import Settings
 from perseusd.emulation.fasttime import Conditions, FastIteration, FastTime, counted
 from perseusd.emulation.workloads import load_workload

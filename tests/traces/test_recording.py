@@ -14,7 +14,7 @@ from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
 from perseusd.core.actions import SetClock
 from perseusd.core.controller import Controller
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Plan, PlanResult
 from perseusd.core.settings import Settings
 from perseusd.errors import TraceError

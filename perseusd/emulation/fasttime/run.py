@@ -8,7 +8,7 @@ from random import Random
 from perseus_hooks.events import Hello
 
 from perseusd.core.controller import Controller, job_name
-from perseusd.core.job import Job
+from perseusd.core.jobs.job import Job
 from perseusd.core.settings import Settings
 from perseusd.emulation.fasttime.clocks import Write
 from perseusd.emulation.fasttime.conditions import Conditions

@@ -11,7 +11,7 @@ from typing import Any
 
 from perseusd.core.actions import Action, Discard, Notice, Recall, Remember, RequestPlan, SetClock
 from perseusd.core.controller import Controller, job_name
-from perseusd.core.knowledge import GpuFacts
+from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.settings import Settings
 from perseusd.emulation.fasttime.clocks import Clocks, Write
 from perseusd.emulation.fasttime.conditions import Conditions

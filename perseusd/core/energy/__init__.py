@@ -1,0 +1,1 @@
+"""From counters that tick to the energy of iterations and the power of every computation."""

@@ -1,0 +1,1 @@
+"""From stage events to whole iterations, and clock writes in time for them."""

@@ -1,0 +1,1 @@
+"""One job under the daemon's care, in layers: followed, studied, observed, reacting, guarded."""

@@ -1,0 +1,279 @@
+"""Following one pipeline: its members, their events, and whole iterations out of them.
+
+Trouble, which is anything that is not understood, means full clocks at once. Nothing here does I/O:
+what is to be done is left in `actions`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from perseus_hooks.events import StageEnd, StageStart
+
+from perseusd.core.actions import Action, Notice, SetClock
+from perseusd.core.events.clocklog import ClockLog
+from perseusd.core.events.iterations import Assembly
+from perseusd.core.events.pacing import PacedPlan, Pacer, Request
+from perseusd.core.events.tracking import Completed, Disorder, Ended, Progress, Started
+from perseusd.core.jobs.roster import Member, Roster
+from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED, Signal, State, next_state
+from perseusd.core.jobs.understanding import Episode
+from perseusd.core.learned.knowledge import GpuFacts
+from perseusd.core.savings.ledger import Ledger
+from perseusd.core.settings import Settings
+
+KEPT_STATES = 64
+"""Changes of state that status can show."""
+
+
+class Followed(ABC):
+    """One replica's pipeline as far as its events tell."""
+
+    def __init__(
+        self, name: str, settings: Settings, gpus: Mapping[str, GpuFacts], replica: int = 0
+    ) -> None:
+        self.name = self.first_replica = name
+        self.replica = replica
+        self.roster = Roster()
+        self.ledger = Ledger()
+        self.state = State.BASELINE
+        self.states: list[tuple[State, int]] = [(State.BASELINE, 0)]
+        self.iteration = -1
+        self.writable = True
+        self.node_gpus = 0
+        """GPUs of this node that jobs hold: their clock writes wait for each other."""
+        self.actions: list[Action] = []
+        self._settings = settings
+        self._gpus = gpus
+        self._why = "waiting for the first iterations"
+        self._logs: dict[str, ClockLog] = {}
+        self._insisted: set[str] = set()
+        """GPUs that are locked at their top clock where others are reset."""
+        self._episode: Episode | None = None
+        self._to_think_of: Episode | None = None
+        """The episode of which another iteration is whole."""
+
+    @abstractmethod
+    def _whole(self, episode: Episode) -> None:
+        """Another iteration of every rank is whole, the newest of `episode.early`."""
+
+    @abstractmethod
+    def _straggling_scale(self) -> float:
+        """How many times the baseline's iteration time stragglers make it."""
+
+    # --- who takes part -------------------------------------------------------------------------
+
+    def join(self, member: Member) -> None:
+        """A process said hello, perhaps again."""
+        known = self.roster.members.get(member.client)
+        if known is not None and known.hello == member.hello:
+            return
+        if self.state is not State.BASELINE:
+            self._trouble(f"rank {member.hello.rank} joined")
+        self.roster.add(member)
+        for uuid in member.gpus:
+            self._logs.setdefault(uuid, ClockLog(self._gpus[uuid].top_mhz))
+        self._forget()
+
+    def leave(self, client: str, why: str) -> None:
+        """A process is gone: its GPUs' clocks and all others' go to full."""
+        member = self.roster.members.get(client)
+        if member is None:
+            return
+        self._trouble(f"rank {member.hello.rank} {why}")
+        self.roster.remove(client)
+        self._forget()
+        for uuid in set(self._logs) - set(self.roster.all_gpus()):
+            del self._logs[uuid]  # its reset is another one's to hear of
+            self._insisted.discard(uuid)
+
+    # --- what is reported -----------------------------------------------------------------------
+
+    def stage_event(self, client: str, event: StageStart | StageEnd, now_ns: int) -> None:
+        member = self.roster.members[client]
+        lost = 0 < member.sequence < event.sequence - 1
+        member.sequence, member.heard_ns = event.sequence, now_ns
+        stage = member.hello.stage
+        if stage is None or not self.roster.leads(member):
+            return
+        progress = member.track.lost_events() if lost else []
+        if isinstance(event, StageStart):
+            progress += self._foreign(stage, event) or member.track.start(event)
+            if event.instruction == "other" and (pacer := self._pacer) is not None:
+                self._ask(pacer.uncovered(stage))
+        else:
+            progress += member.track.end(event)
+        for step in progress:
+            self._progress(stage, member, step)
+
+    @staticmethod
+    def _foreign(stage: int, event: StageStart) -> list[Progress]:
+        if event.stage in (None, stage):
+            return []
+        return [
+            Disorder(
+                f"a computation of stage {event.stage} came from stage {stage}: several stages of "
+                "one process are told apart with chunk="
+            )
+        ]
+
+    def _progress(self, stage: int, member: Member, step: Progress) -> None:
+        pacer = self._pacer
+        match step:
+            case Started(number, position, time_ns):
+                number = self._common(stage, member, number)
+                self.iteration = max(self.iteration, number)
+                if pacer is not None:
+                    if number > pacer.begun and (behind := pacer.behind(number)) is not None:
+                        self._left_behind(behind, number)
+                        return
+                    self._ask(pacer.started(stage, number, position, time_ns))
+            case Ended(number, position, time_ns):
+                if pacer is not None:
+                    number = self._common(stage, member, number)
+                    self._ask(pacer.ended(stage, number, position, time_ns))
+            case Completed():
+                self._completed(stage, member, step)
+            case Disorder(why):
+                self._trouble(f"rank {member.hello.rank}: {why}")
+                self._lose_track()
+
+    def _left_behind(self, stage: int, number: int) -> None:
+        """A rank's events have stopped and training goes on: its clock would stay as it is."""
+        leader = self.roster.leader(stage)
+        rank = leader.hello.rank if leader is not None else None
+        self._trouble(f"rank {rank} has been silent, and others are in iteration {number}")
+        self._lose_track()
+
+    def _common(self, stage: int, member: Member, number: int) -> int:
+        """An iteration's number as all ranks count: a rank that counts for itself may differ."""
+        offsets = self._episode.assembly.offsets if self._episode is not None else None
+        return number if offsets is None or not member.track.counted else number + offsets[stage]
+
+    def _completed(self, stage: int, member: Member, step: Completed) -> None:
+        if self.roster.obstacle() is not None or self.roster.stages is None:
+            return
+        if self._episode is None:
+            self._episode = Episode(Assembly(self.roster.stages))
+        episode = self._episode
+        iteration = episode.assembly.add(stage, step.iteration, member.track.counted)
+        if iteration is None:
+            return
+        episode.early.append(iteration)
+        self._to_think_of = episode
+
+    def think(self) -> None:
+        """Work out what whole iterations tell: that takes a while, and their clocks go first."""
+        episode, self._to_think_of = self._to_think_of, None
+        if episode is not None and episode is self._episode:
+            self._whole(episode)
+
+    def written(self, uuid: str, clock_mhz: int | None, asked_ns: int, end_ns: int) -> None:
+        """A clock write was done."""
+        if uuid in self._logs:
+            self._logs[uuid].written(end_ns, clock_mhz)
+        if (pacer := self._pacer) is not None:
+            pacer.measured((end_ns - asked_ns) * 1e-9)
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int) -> None:
+        """Do what is due; let go of a job that has fallen silent."""
+        if self.state not in CLOCKS_MAY_BE_LOWERED:
+            return
+        if (pacer := self._pacer) is not None:
+            self._ask(pacer.due(now_ns))
+        limit_ns = self.silence_limit_s() * 1e9
+        for member in self.roster.members.values():
+            member.heard_ns = member.heard_ns or now_ns
+            if now_ns - member.heard_ns > limit_ns:
+                silent = f"has been silent for more than {limit_ns * 1e-9:.1f} s"
+                self._trouble(f"rank {member.hello.rank} {silent}")
+                self._lose_track()
+                return
+
+    def silence_limit_s(self) -> float:
+        usual = (self.ledger.typical_time_s() or 0.0) * self._straggling_scale()
+        return max(self._settings.silence_iterations * usual, self._settings.silence_s)
+
+    def next_due_ns(self) -> int | None:
+        return pacer.next_due_ns() if (pacer := self._pacer) is not None else None
+
+    # --- letting go -----------------------------------------------------------------------------
+
+    def release(self, why: str) -> None:
+        """Full clocks now, whatever the state; the ranks are followed all the same."""
+        self._trouble(why)
+        self._pause()
+        if self._episode is not None:
+            self._episode.clear = -1  # the present iteration has seen lowered clocks
+
+    def _trouble(self, why: str) -> None:
+        """Full clocks first, think later."""
+        lowered = self.state in CLOCKS_MAY_BE_LOWERED
+        self._move(Signal.TROUBLE)
+        self._why = why
+        if lowered:
+            self.actions += [SetClock(u, self._full(u)) for u in self.roster.all_gpus()]
+            self.actions.append(Notice(self.name, f"released: {why}"))
+
+    def _pause(self) -> None:
+        """No plan from now on; what may come back is kept."""
+        if (episode := self._episode) is not None:
+            episode.clear, episode.normal = 0, None
+            if episode.pacer is not None:
+                episode.pacer.reset()
+
+    def _lose_track(self) -> None:
+        """The ranks' orders have to be understood anew; what was learned of them may still hold."""
+        self._episode = None
+        self.ledger.interrupt()
+        for member in self.roster.members.values():
+            member.track.restart()
+
+    def _forget(self) -> None:
+        """The job's members changed: everything is learned anew."""
+        self._lose_track()
+        self.ledger.clear()
+
+    def _move(self, signal: Signal) -> None:
+        state = next_state(self.state, signal)
+        if state is not self.state:
+            self.actions.append(Notice(self.name, f"{self.state} → {state}"))
+            self.states.append((state, self.iteration + 1))
+            del self.states[:-KEPT_STATES]
+        self.state = state
+
+    # --- clocks ---------------------------------------------------------------------------------
+
+    @property
+    def _pacer(self) -> Pacer | None:
+        return self._episode.pacer if self._episode is not None else None
+
+    def _adopt(self, plan: PacedPlan | None, *, at_once: bool = False) -> None:
+        """From the next iteration on, or from the next computation on where there is no time."""
+        pacer = self._pacer
+        assert pacer is not None
+        pacer.adopt(plan, pacer.begun if at_once else pacer.begun + 1)
+        if at_once:
+            self._ask(pacer.hasten())
+
+    def _ask(self, requests: Sequence[Request]) -> None:
+        if self.state in CLOCKS_MAY_BE_LOWERED:
+            for request in requests:
+                for uuid in self.roster.gpus(request.rank):
+                    clock_mhz = request.clock_mhz
+                    full = clock_mhz is None
+                    self.actions.append(SetClock(uuid, self._full(uuid) if full else clock_mhz))
+
+    def _full(self, uuid: str) -> int | None:
+        """How full clock is asked for: a reset, unless that was seen to do nothing."""
+        return self._gpus[uuid].top_mhz if uuid in self._insisted else None
+
+    def _insist(self, rank: int) -> None:
+        """A rank is slow at what should be full clock: perhaps a reset has done nothing."""
+        for uuid in self.roster.gpus(rank):
+            if uuid not in self._insisted:
+                self._insisted.add(uuid)
+                self.actions.append(SetClock(uuid, self._full(uuid)))

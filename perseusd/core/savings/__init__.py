@@ -1,0 +1,1 @@
+"""What iterations took and used, and what was saved: measured, with an interval."""

@@ -1,0 +1,43 @@
+"""Reference windows are rare, random, and the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from perseusd.core.savings.reference import EVERY, WINDOW_COST, ReferenceWindows
+
+
+def drawn(seed: int, asked: int) -> list[int]:
+    windows = ReferenceWindows(seed)
+    return [i for i in range(asked) if windows.due()]
+
+
+def test_every_stretch_of_hold_has_exactly_one_window() -> None:
+    """So a window is never further away than two stretches, and never too many are paid for."""
+    found = drawn(7, 50 * EVERY)
+    assert [at // EVERY for at in found] == list(range(50))
+
+
+def test_windows_cost_at_most_three_thousandths_of_the_saving() -> None:
+    """Over many jobs that hold for any length of time, short ones too."""
+    for held in (200, 1000, 5000):
+        windows = sum(len(drawn(seed, held)) for seed in range(400))
+        assert WINDOW_COST * windows / (400 * held) <= 0.0031
+
+
+def test_windows_keep_step_with_nothing() -> None:
+    """Places in a period of any length are hit about equally often."""
+    for period in (2, 7, 10, 48, 60):
+        hits = Counter(at % period for seed in range(20) for at in drawn(seed, 100 * EVERY))
+        expected = 2000 / period
+        chi_squared = sum((hits[p] - expected) ** 2 / expected for p in range(period))
+        assert chi_squared < period - 1 + 4 * (2 * period) ** 0.5
+
+
+def test_the_seed_alone_decides() -> None:
+    """A replay draws the same windows, two jobs beside each other draw their own."""
+    assert drawn(3, 5 * EVERY) == drawn(3, 5 * EVERY)
+    assert drawn(3, 5 * EVERY) != drawn(4, 5 * EVERY)
+    one, other = ReferenceWindows(3), ReferenceWindows(4)
+    interleaved = [(one.due(), other.due()) for _ in range(3 * EVERY)]
+    assert [i for i, (due, _) in enumerate(interleaved) if due] == drawn(3, 3 * EVERY)
