@@ -334,6 +334,7 @@ def closed_loop(name: str, held: int, seed: int) -> Outcome:
     for number in range(iterations):
         training.before(number, look)
     done = training.run(iterations)
+    look()
     truth = Truth(
         [phases.get(i.told, "") for i in done],
         np.array([i.energy_j for i in done]),

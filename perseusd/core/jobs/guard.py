@@ -40,6 +40,11 @@ SIGMAS = 2.5
 DOUBT_SIGMAS = 3.0
 """Beyond which a measured loss contradicts a modelled one."""
 
+OUTGROWN = 0.02
+"""Share by which an iteration at full clock would have been shorter than the baseline says, beyond
+noise, that no error of the curves explains: the baseline is that of a slower job, so what is
+measured against it would be allowed too much."""
+
 MEDIAN_SPREAD = 0.67
 """Standard deviation of the median of three normal values, of one value's."""
 
@@ -61,6 +66,7 @@ class Guard:
     _ours: list[float] = field(default_factory=list)
     _makespans: list[float] = field(default_factory=list)
     _times: list[float] = field(default_factory=list)
+    _full: list[float] = field(default_factory=list)
 
     @property
     def limit(self) -> float:
@@ -75,24 +81,26 @@ class Guard:
     def clear(self) -> None:
         """Clocks are full from now on."""
         self._ours.clear()
-        self._makespans.clear()
-        self._times.clear()
+        self.excuse()
 
     def excuse(self) -> None:
         """What was measured so far is explained."""
         self._makespans.clear()
         self._times.clear()
+        self._full.clear()
 
     def tightened(self) -> None:
         """Something was done about what lowered clocks have cost; nothing about the rest."""
         self._ours.clear()
 
-    def ended(self, ours: float, makespan: float) -> None:
+    def ended(self, ours: float, makespan: float, full: float = 0.0) -> None:
         """An iteration with lowered clocks has ended.
 
         ours: the share of the baseline's time that it lost to them, as modelled.
         makespan: its own over the one expected at full clock, stragglers counted in, minus 1.
+        full: the same without what it lost to lowered clocks, as modelled.
         """
+        self._full = [*self._full[-1:], full]
         self._ours = [*self._ours[1 - IN_A_ROW :], ours]
         self._makespans = [*self._makespans[1 - IN_A_ROW :], makespan]
 
@@ -106,6 +114,8 @@ class Guard:
             return Breach.OURS
         if self._slow(self._makespans, makespans):
             return Breach.MEASURED
+        if self._outgrown(makespans):
+            return Breach.FASTER
         if self._slow(self._times, times):
             return Breach.WAITING
         return None
@@ -121,6 +131,15 @@ class Guard:
         n = len(lost)
         doubt = DOUBT_SIGMAS * _spread(makespans) * math.sqrt(1 / n + _share_of_mean(makespans))
         return sum(seen) / n > sum(lost) / n - self.limit - doubt
+
+    def _outgrown(self, baseline: Sample) -> bool:
+        n = len(self._full)
+        noise = _spread(baseline) * math.sqrt(1 / 2 + _share_of_mean(baseline))
+        return (
+            n > 1
+            and max(self._full) < -OUTGROWN
+            and sum(self._full) / n < -(OUTGROWN + SIGMAS * noise)
+        )
 
     def _slow(self, last: list[float], baseline: Sample) -> bool:
         """A single long one may be a checkpoint, so the middle one of the last decides."""

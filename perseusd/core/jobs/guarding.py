@@ -95,7 +95,10 @@ class Guarding(Reacting):
         full_s = makespan_s - known.ours_s
         lost_s = known.ours_s - max(0.0, until_s - full_s)
         whole_s = max(full_s, until_s) + self.ledger.usual_gap_s()
-        self._guard.ended(lost_s / max(whole_s, baseline.mean), makespan_s / until_s - 1)
+        lost = lost_s / max(whole_s, baseline.mean)
+        # Behind others a pipeline may well be early; for itself it is expected to take as long.
+        early = 0.0 if self.reaction.waits else full_s / until_s - 1
+        self._guard.ended(lost, makespan_s / until_s - 1, early)
 
     def _lasted(self, finished: Record) -> None:
         """An iteration under a plan is over: the waiting at its end is known too."""
@@ -119,7 +122,8 @@ class Guarding(Reacting):
         if breach is None or (breach is Breach.WAITING and self._acquitted):
             return False
         lost = self._guard.ours
-        self._distrust()
+        if breach is not Breach.FASTER:
+            self._distrust()
         if breach is not Breach.OURS or self._tightened >= MOST_TIGHTENED:
             self._doubt_all(breach, lost)
         elif self.state is State.LEARN:

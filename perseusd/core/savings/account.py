@@ -151,8 +151,9 @@ class Account:
 
     def _saved_j(self, difference: float) -> float:
         held = self.energy.held.count + self.energy.outliers.count
-        other_count = self._others.count + self._beside.count
-        other_j = self._others.total + self._beside.total
+        fresh_j = [r.energy_j for r in self._fresh or () if r.energy_j is not None]
+        other_count = self._others.count + self._beside.count + len(fresh_j)
+        other_j = self._others.total + self._beside.total + sum(fresh_j)
         return held * difference + other_count * self.energy.full(difference) - other_j
 
     def _held(self, record: Record) -> None:

@@ -115,3 +115,24 @@ def test_no_more_than_three_in_a_row_whatever_the_losses(losses: list[float]) ->
         if guard.breach(sample, sample) is not None:
             guard.clear()
             run = 0
+
+
+def test_a_baseline_of_a_slower_job_is_no_measure() -> None:
+    """Iterations that would have been clearly shorter at full clock than the baseline says: it was
+    measured while something was slow, so nothing measured against it is believed any longer."""
+    guard = Guard(0.005)
+    baseline = Sample([3.60, 3.59, 3.61, 3.60, 3.60])
+    guard.ended(0.0, -0.08, -0.12)
+    assert guard.breach(baseline, baseline) is None
+    guard.ended(0.0, -0.08, -0.12)
+    assert guard.breach(baseline, baseline) is Breach.FASTER
+
+
+def test_an_early_iteration_or_the_noise_of_the_curves_is_no_faster_job() -> None:
+    """One iteration alone, or two that are early by less than curves may be off."""
+    baseline = Sample([3.60, 3.59, 3.61, 3.60, 3.60])
+    for early in ((-0.12, 0.0), (-0.019, -0.019)):
+        guard = Guard(0.005)
+        for full in early:
+            guard.ended(0.0, 0.0, full)
+            assert guard.breach(baseline, baseline) is None
