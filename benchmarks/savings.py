@@ -32,7 +32,7 @@ import numpy.typing as npt
 from perseusd.core.events.iterations import JobIteration
 from perseusd.core.events.tracking import RankIteration, Span, Step
 from perseusd.core.savings.ledger import Ledger
-from perseusd.core.savings.reference import ReferenceWindows
+from perseusd.core.savings.reference import due
 from perseusd.emulation.fasttime import Conditions, FastTime, counted
 from perseusd.emulation.workloads import load_workload
 
@@ -159,7 +159,6 @@ class Course:
 
 def course(scenario: Scenario, held: int, seed: int, random: np.random.Generator) -> Course:
     """Until so many iterations were held."""
-    windows = ReferenceWindows(seed)
     phases = ["baseline"] * scenario.baseline + ["learn"] * scenario.learn
     factors = [(full(scenario), full(scenario))] * scenario.baseline
     factors += [plan(scenario, random) for _ in range(scenario.learn)]
@@ -173,7 +172,7 @@ def course(scenario: Scenario, held: int, seed: int, random: np.random.Generator
         count += 1
         if random.random() < scenario.versions * np.exp(-count / 40):
             now, pending = plan(scenario, random), "change"
-        elif windows.due():
+        elif due(seed, count):
             pending = "reference"
     slower, weaker = zip(*factors, strict=True)
     return Course([*phases, "end"], np.array(slower), np.array(weaker))

@@ -21,6 +21,9 @@ from perseusd.core.model import PlanResult
 from perseusd.core.settings import Settings
 from perseusd.core.stragglers import Straggler
 
+REQUESTS_OF_A_JOB = 1_000_000
+"""Plans that a job may ask for before its requests' numbers could be those of the next job."""
+
 
 @dataclass
 class Controller:
@@ -38,6 +41,8 @@ class Controller:
     """By job, the name of its first replica."""
     new_job: Callable[[str, Settings, Mapping[str, GpuFacts], int], Job] = Job
     """What looks after a replica: (name, settings, GPUs, replica)."""
+    _created: int = 0
+    """Jobs so far."""
     _clients: dict[str, str] = field(default_factory=dict)
     _holders: dict[str, str] = field(default_factory=dict)
 
@@ -61,12 +66,15 @@ class Controller:
         if job is None:
             job = self.new_job(name, self.settings, self.gpus, hello.replica or 0)
             self.jobs[name] = job
+            self._created += 1
+            job.first_request = self._created * REQUESTS_OF_A_JOB
             first = job.first_replica = job_name(owner, replace(hello, replica=0))
             self.replicas.setdefault(first, Replicas()).add(job)
         self._clients[client] = name
         for uuid in gpus:
             self._holders[uuid] = name
         job.join(Member(client, hello, gpus, process))
+        self._watch(job)
         return actions + self._drain() + self._let_go_of_unused(job)
 
     def stage_event(
@@ -90,8 +98,8 @@ class Controller:
         """What the job has finished is seen by the watch over all its replicas."""
         replicas = self.replicas[job.first_replica]
         if job.renewed:
-            replicas.forget(job.replica)
             job.renewed = False
+            replicas.renew(job.replica)
         while job.observations:
             for straggler in replicas.observe(*job.observations.pop(0)):
                 job.actions.append(Notice(job.name, told(straggler)))
@@ -177,6 +185,7 @@ class Controller:
             return []
         job = self.jobs[name]
         job.leave(client, why)
+        self._watch(job)
         actions = self._drain() + self._let_go_of_unused(job)
         if not job.roster.members:
             del self.jobs[name]
@@ -184,7 +193,7 @@ class Controller:
             replicas.remove(job)
             if not replicas.jobs:
                 del self.replicas[job.first_replica]
-        return actions
+        return actions + self._drain()
 
     def _let_go_of_unused(self, job: Job) -> list[Action]:
         """The lease on GPUs that no member of the job names any more ends."""

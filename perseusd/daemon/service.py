@@ -210,7 +210,12 @@ class Service:
         """What became of clock writes, and plans that were made."""
         self._take_results()
         for planned in self.planner.results():
-            self._act(self.controller.planned(planned.job, planned.request, planned.answer))
+            try:
+                actions = self.controller.planned(planned.job, planned.request, planned.answer)
+            except Exception:
+                log.exception("an error of ours over a plan for %s", planned.job)
+                actions = self.controller.release_all("perseusd met an error of its own")
+            self._act(actions)
         self.controller.writable = self.config.observe or self.actuator.alive
 
     def _take(self, message: Message) -> None:

@@ -390,3 +390,26 @@ def test_a_replayed_stream_gives_the_same_actions(node: NodeOf, seed: int) -> No
     first, second = _recorded(node, seed), _recorded(node, seed)
     assert len(first) > 50
     assert [repr(a) for a in first] == [repr(b) for b in second]
+
+
+def test_an_answer_for_a_job_of_the_same_name_before_is_not_taken(node: NodeOf) -> None:
+    """A job that restarts while the planner works: the plan was for another order, perhaps."""
+    made = node(answering=False)
+    made.join()
+    for _ in range(60):
+        if made.asked:
+            break
+        made.iterate()
+    before = made.asked[-1]
+    for rank in range(made.stages):
+        made.do(made.controller.client_lost(str(rank), "has ended"))
+    made.join()
+    made.asked.clear()
+    for _ in range(60):
+        if made.asked:
+            break
+        made.iterate()
+    assert made.asked[-1].request != before.request
+    made.asked.append(before)
+    made.answer()
+    assert made.state != "hold"

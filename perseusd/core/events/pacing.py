@@ -152,7 +152,7 @@ class Pacer:
         for rank, pace in self._pace.items():
             clocks = paced.plan.clocks[rank] if paced is not None else ()
             wanted = clocks[pace.ended] if pace.ended < len(clocks) else None
-            if pace.number >= 0 and _is_raise(pace.asked_mhz, wanted):
+            if _is_raise(pace.asked_mhz, wanted):
                 requests += self._ask(rank, wanted)
             elif pace.due is not None and not _is_raise(pace.asked_mhz, pace.due.clock_mhz):
                 pace.due = None  # a lowering of the plan before; the next event knows better

@@ -14,7 +14,7 @@ from perseus_hooks.events import StageEnd, StageStart
 from perseusd.core.actions import Action, Notice, SetClock
 from perseusd.core.events.clocklog import ClockLog
 from perseusd.core.events.iterations import Assembly
-from perseusd.core.events.pacing import PacedPlan, Pacer, Request
+from perseusd.core.events.pacing import FIRST_LATENCY_NS, PacedPlan, Pacer, Request
 from perseusd.core.events.tracking import Completed, Disorder, Ended, Progress, Started
 from perseusd.core.jobs.roster import Member, Roster
 from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED, Signal, State, next_state
@@ -40,6 +40,8 @@ class Followed(ABC):
         self.state = State.BASELINE
         self.states: list[tuple[State, int]] = [(State.BASELINE, 0)]
         self.iteration = -1
+        self.first_request = 0
+        """Requests count from here: answers to a job of this name before are not this one's."""
         self.writable = True
         self.node_gpus = 0
         """GPUs of this node that jobs hold: their clock writes wait for each other."""
@@ -51,6 +53,9 @@ class Followed(ABC):
         self._insisted: set[str] = set()
         """GPUs that are locked at their top clock where others are reset."""
         self._episode: Episode | None = None
+        self._counts_anew = True
+        self._latency_ns: float = FIRST_LATENCY_NS
+        """Of a clock write, as last measured on this node."""
         self._to_think_of: Episode | None = None
         """The episode of which another iteration is whole."""
 
@@ -123,7 +128,8 @@ class Followed(ABC):
         match step:
             case Started(number, position, time_ns):
                 number = self._common(stage, member, number)
-                self.iteration = max(self.iteration, number)
+                self.iteration = number if self._counts_anew else max(self.iteration, number)
+                self._counts_anew = False
                 if pacer is not None:
                     if number > pacer.begun and (behind := pacer.behind(number)) is not None:
                         self._left_behind(behind, number)
@@ -175,6 +181,7 @@ class Followed(ABC):
             self._logs[uuid].written(end_ns, clock_mhz)
         if (pacer := self._pacer) is not None:
             pacer.measured((end_ns - asked_ns) * 1e-9)
+            self._latency_ns = pacer.latency_ns
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -228,6 +235,7 @@ class Followed(ABC):
     def _lose_track(self) -> None:
         """The ranks' orders have to be understood anew; what was learned of them may still hold."""
         self._episode = None
+        self._counts_anew = True  # a trainer that numbers each epoch anew
         self.ledger.interrupt()
         for member in self.roster.members.values():
             member.track.restart()

@@ -18,7 +18,7 @@ from perseusd.core.jobs.doubt import Doubt
 from perseusd.core.jobs.guard import Breach, Guard
 from perseusd.core.jobs.hold import HoldControl
 from perseusd.core.jobs.reacting import ELSEWHERE, Reacting
-from perseusd.core.jobs.reaction import Change
+from perseusd.core.jobs.reaction import CAUTION, Change
 from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED, Signal, State
 from perseusd.core.jobs.understanding import Understanding
 from perseusd.core.learned.knowledge import GpuFacts
@@ -60,6 +60,8 @@ class Guarding(Reacting):
         self._tightened = 0
         self._parked = False
         """Whether clocks are full until another plan is there."""
+        self._excusable = False
+        """Whether it was a breach that released the job, and no other trouble came since."""
         self._breaches = 0
         self._waiting = 0
         """Baseline iterations more than usual: plans that keep failing are not tried at once."""
@@ -122,7 +124,7 @@ class Guarding(Reacting):
         if breach is None or (breach is Breach.WAITING and self._acquitted):
             return False
         lost = self._guard.ours
-        if breach is not Breach.FASTER:
+        if breach is Breach.OURS:
             self._distrust()
         if breach is not Breach.OURS or self._tightened >= MOST_TIGHTENED:
             self._doubt_all(breach, lost)
@@ -140,6 +142,8 @@ class Guarding(Reacting):
         self.actions.append(Notice(self.name, f"{told}: full clocks until there is another"))
         self._void_requests()
         self._parked = True
+        if not self.reaction.eased and self._episode is not None:
+            self._episode.normal = None  # nothing may bring it back
         self._guard.clear()
         self._adopt(None, at_once=True)
         if self._tightened > 1:  # what was learned since the last plan was not enough
@@ -154,6 +158,7 @@ class Guarding(Reacting):
         plan = self._episode.normal if self._episode is not None else None
         tightened, self._tightened = self._tightened, 0
         self._trouble(f"{breach.value} (of that by lowered clocks {100 * lost:.2f} %)")
+        self._excusable = True
         self._void_requests()
         self._pause()
         self._resumable = plan if not tightened else None
@@ -195,7 +200,8 @@ class Guarding(Reacting):
     def _explained(self, by: Collection[int]) -> None:
         """A straggler made the iterations long: the baseline and what is known hold."""
         doubt = self._doubt
-        if doubt is None or doubt.breach is Breach.FASTER or self._episode is None:
+        unfit = self._pacer is None or self.roster.obstacle() is not None
+        if doubt is None or doubt.breach is Breach.FASTER or unfit or not self._excusable:
             return
         if not set(by) - set(doubt.reckoned):
             return
@@ -238,6 +244,7 @@ class Guarding(Reacting):
     # --- letting go -----------------------------------------------------------------------------
 
     def _trouble(self, why: str) -> None:
+        self._excusable = False
         if self.state in CLOCKS_MAY_BE_LOWERED:
             self._unrest += 1
             self._guard.clear()
@@ -259,7 +266,8 @@ class Guarding(Reacting):
         self._hold, self._guard = HoldControl(self._budget()), Guard(self._budget())
         self._doubt, self._resumable, self._basis = None, None, {}
         self._breaches = self._waiting = self._tightened = self._acquitted = 0
-        self._unrest = 0.0
+        self._unrest, self._parked = 0.0, False
+        self.reaction.caution = CAUTION
 
     def _budget(self) -> float:
         """How much longer iterations may get: the job's own word, else the configuration's."""

@@ -24,7 +24,7 @@ from perseusd.core.jobs.understanding import Episode
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import PlanResult, Problem
 from perseusd.core.savings.ledger import Record
-from perseusd.core.savings.reference import ReferenceWindows
+from perseusd.core.savings.reference import due
 from perseusd.core.settings import Settings
 from perseusd.errors import PlanningError
 
@@ -56,7 +56,6 @@ class Job(Guarding):
         """Requested plans: their problem, and the version of the reaction they were made for."""
         self._answered = -1
         """The version of the reaction that the plan in force was made for."""
-        self._windows = ReferenceWindows(crc32(name.encode()))
         self._held = self._put_offs = 0
         self._eased: dict[int, bool] = {}
         """Of the newest iterations, whether they ran under a plan for a straggler."""
@@ -228,13 +227,18 @@ class Job(Guarding):
                 return
             if self._parked or episode.normal is None or self._hold.wants_plan(baseline):
                 self._request_plan()
-            elif self._windows.due():
+            else:
                 self._refer(episode)
 
     def _refer(self, episode: Episode) -> None:
-        """One iteration at full clock, so that what is saved stays a measurement."""
+        """Rarely, one iteration at full clock, so that what is saved stays a measurement.
+
+        All replicas draw the same one: they wait for each other.
+        """
         pacer = self._pacer
         assert pacer is not None
+        if not due(crc32(self.first_replica.encode()), pacer.begun + 1):
+            return
         episode.reference = pacer.begun + 1
         pacer.adopt(None, episode.reference)
         pacer.adopt(episode.normal, episode.reference + 1)
@@ -245,7 +249,7 @@ class Job(Guarding):
         """The planner answered; a string says why it could not."""
         self._foreseen(request, answer)
         awaited = self._awaited.pop(request, None)
-        if awaited is None or self._episode is None or self._known is None:
+        if awaited is None or self._episode is None or self._known is None or self._pacer is None:
             return
         problem, version = awaited
         if isinstance(answer, str):
@@ -282,8 +286,9 @@ class Job(Guarding):
             self._no_plan(str(error))
             return
         self._requests += 1
-        self._awaited = {self._requests: (problem, self.reaction.version)}
-        self.actions.append(RequestPlan(self.name, self._requests, problem))
+        request = self.first_request + self._requests
+        self._awaited = {request: (problem, self.reaction.version)}
+        self.actions.append(RequestPlan(self.name, request, problem))
 
     def _void_requests(self) -> None:
         self._awaited.clear()
@@ -325,3 +330,8 @@ class Job(Guarding):
     def _lose_track(self) -> None:
         super()._lose_track()
         self._awaited.clear()
+
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        self._held = self._put_offs = 0
+        self._eased.clear()

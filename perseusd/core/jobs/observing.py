@@ -134,11 +134,16 @@ class Observing(Studied):
         if problem is not None:
             self._forecasts += 1
             self._foreseeing = True
-            self.actions.append(RequestPlan(self.name, -self._forecasts, problem))
+            self.actions.append(RequestPlan(self.name, -self._forecast, problem))
+
+    @property
+    def _forecast(self) -> int:
+        """Number of the newest."""
+        return self.first_request + self._forecasts
 
     def _foreseen(self, request: int, answer: PlanResult | str) -> None:
         """The planner answered a request of `_foresee`."""
-        if request != -self._forecasts or not self._foreseeing:
+        if request != -self._forecast or not self._foreseeing:
             return
         self._foreseeing = False
         measured = self._measured()

@@ -129,7 +129,9 @@ class Reacting(Observing):
     # --- what follows ---------------------------------------------------------------------------
 
     def _react(self, change: Change) -> None:
-        if change is Change.NONE or self.state is not State.HOLD or self._episode is None:
+        if change is Change.NONE or self.state is not State.HOLD:
+            return
+        if self._episode is None or self._pacer is None:
             return
         if change is Change.SOONER:  # there is less time now: the normal plan until a new one
             self._void_requests()

@@ -33,7 +33,7 @@ ASSUMED_NOISE = 0.005
 MOST_NOISE = 0.015
 """More is a change, and not noise."""
 
-STALE = 3
+STALE = 2
 """Iterations of the others after which one that reports none is not waited for on its old word."""
 
 
@@ -57,8 +57,13 @@ class Replicas:
             self.forget(job.replica)
             self._react()
 
+    def renew(self, replica: int) -> None:
+        """That replica is another one now, and nobody waits for what it was."""
+        self.forget(replica)
+        self._react()
+
     def forget(self, replica: int) -> None:
-        """That replica is another one now: what it was tells nothing."""
+        """What that replica was tells nothing any more."""
         self.watch.forget(replica)
         self._makespans.pop(replica, None)
         self._unheard.pop(replica, None)

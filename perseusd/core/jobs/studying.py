@@ -125,7 +125,7 @@ class Studied(Followed):
             self.renewed = True
             self._start_anew()
             self._recall()
-        episode.pacer = Pacer(seen.ranks)
+        episode.pacer = Pacer(seen.ranks, self._latency_ns)
         return True
 
     def _repeated(self, episode: Episode) -> bool:

@@ -23,18 +23,10 @@ WINDOW_COST = 1.3
 """Iterations' savings that a window costs: its own, and some of its neighbours'."""
 
 
-class ReferenceWindows:
-    """Draws one iteration out of every EVERY held ones; the same seed draws the same."""
+def due(seed: int, number: int) -> bool:
+    """Whether a held iteration of this number is to be at full clock: one in each EVERY.
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._asked = 0
-        self._drawn = self._random.randrange(EVERY)
-
-    def due(self) -> bool:
-        """Asked at each end of a held iteration: is the next one to be at full clock?"""
-        due = self._asked == self._drawn
-        self._asked += 1
-        if self._asked == EVERY:
-            self._asked, self._drawn = 0, self._random.randrange(EVERY)
-        return due
+    By the seed and the number alone, so that all replicas of a job draw the same.
+    """
+    stratum, place = divmod(number, EVERY)
+    return random.Random(f"{seed}:{stratum}").randrange(EVERY) == place

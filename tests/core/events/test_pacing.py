@@ -253,6 +253,17 @@ def test_a_first_clock_is_foretold_by_another_rank() -> None:
     assert pacer.due(1100 * MS - LEAD_NS) == [Request(1, 800)]
 
 
+def test_a_first_clock_that_was_foretold_is_taken_back_at_once() -> None:
+    """In a pacer's very first iteration the rank has not begun, and its clock is low already."""
+    plan = PacedPlan(Plan(((None,), (800,))), (Timeline((0.0,), (0.05,)), Timeline((0.1,), (0.2,))))
+    pacer = Pacer(2)
+    pacer.adopt(plan, 0)
+    pacer.started(0, 0, 0, 1000 * MS)
+    assert pacer.due(1100 * MS) == [Request(1, 800)]
+    pacer.adopt(None, 0)
+    assert pacer.hasten() == [Request(1, None)]
+
+
 def test_a_first_clock_is_not_foretold_to_a_rank_still_at_work() -> None:
     """Its own last computations come first: their clocks and raises stay as they were."""
     plan = plan_of(([800, None], [50.0, 50.0]), ([900, 900], [50.0, 50.0]))
