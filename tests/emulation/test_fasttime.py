@@ -144,3 +144,19 @@ def test_iterations_too_short_for_clock_writes_are_left_alone(gpt3: Workload) ->
     done = run.run(60)
     assert sum(i.writes for i in done) == 0
     assert "too short" in run.job.reason
+
+
+def test_longer_sequences_are_saved_on_as_soon_as_they_are_known() -> None:
+    """All computations take 1.3 times as long from one iteration on: the same plan's time would be
+    too short, and the next plan, from the same curves grown, saves as much as the one before."""
+    workload = load_workload("bert-1.3b", "a100-pcie")
+    longer = LengthChange(at=30, factor=1.3)
+    run = FastTime(workload, counted, Conditions(seed=1, disturbances=(longer,)), microbatches=8)
+    done = run.run(48)
+
+    def saved(iterations: Sequence[FastIteration]) -> float:
+        return 1 - sum(i.energy_j for i in iterations) / sum(i.full_energy_j for i in iterations)
+
+    assert saved(done[24:30]) > 0.08
+    assert saved(done[38:]) > 0.9 * saved(done[24:30])
+    assert sum(i.slowdown for i in done[38:]) / 10 < 0.005

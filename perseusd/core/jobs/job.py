@@ -266,16 +266,18 @@ class Job(Guarding):
         self._why = ""
         self._hold.start_plan()
         self._adopt(plan)
+        if not answer.clock_writes and problem.time_budget_s < self._settings.planning_s:
+            self._request_plan(hurry=False)  # nothing was found in a hurry
 
     def _no_plan(self, why: str) -> None:
         told, self._why = self._why, f"no plan could be made: {why}"
         if self._why != told:
             self.actions.append(Notice(self.name, self._why))
 
-    def _request_plan(self) -> None:
+    def _request_plan(self, *, hurry: bool = True) -> None:
         known, writes = self._known, max(self._writes(), FEWEST_WRITES)
         assert known is not None
-        urgency = URGENT_SHARE if self.reaction.active else 1.0
+        urgency = URGENT_SHARE if hurry and self.reaction.waits else 1.0
         budget_s = urgency * self._settings.planning_s
         stretch = self._stretch_of(self._hold.command)
         try:
