@@ -94,6 +94,8 @@ class _Repair:
         self._most = float(len(inst.graph) if limit is None else limit)
         self._choices = [self._levels_of(nodes) for nodes in self._order]
         self._random = np.random.default_rng(inst.problem.seed)
+        self._cut_short = False
+        """Whether time was up before all values asked for were there."""
         self._start = slow.levels(option)
         self._best, self._best_value = slow.levels(inst.full), np.inf
         self._offer(self._best)
@@ -178,6 +180,7 @@ class _Repair:
         values, ends = np.full((2, len(changes)), np.inf)
         for first in range(0, len(changes), self._chunk):
             if first and not self._more_time():
+                self._cut_short = True
                 break
             some = slice(first, first + self._chunk)
             made, values[some], writes = self._slow.outcomes(level, changes[some])
@@ -249,15 +252,23 @@ class _Repair:
         return kicked
 
     def _exchange(self, level: Ints) -> bool:
-        """Make the best pair of moves that saves and is not late, in place; False for none."""
+        """Make the best pair of moves that saves and is not late, in place; False for none.
+
+        None either where time was up before all were seen: the best of a few may be better for
+        once than what the search would have gone on to, and then more time would make plans worse.
+        """
         now, _ = self._value(level, 0.0)
         moves = self._moves(level)
         changes = [self._change(m) for m in moves]
         change, end = self._values(level, changes)
+        if self._cut_short:
+            return False
         joint = [_joined(changes[a], changes[b]) for a, b in self._pairs(moves, change - now, end)]
         if not joint:
             return False
         value, end = self._values(level, joint)
+        if self._cut_short:
+            return False
         value[end > self._latest] = np.inf
         best = int(value.argmin())
         if value[best] >= now - self._least_gain:
