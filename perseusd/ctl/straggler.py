@@ -109,7 +109,7 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
         for line in _lines(job):
             print(f"  {line}")
     if not jobs:
-        print("no job has reported yet")
+        print("no job is running")
     return DONE
 
 

@@ -144,8 +144,10 @@ def _rounded(share: float | None) -> float | None:
 def _stragglers(job: Job, watch: Watch) -> list[dict[str, Any]]:
     """Those of the whole job that last, and what was announced."""
     found = [asdict(straggler) for straggler in watch.current()]
-    if (factor := job.reaction.announced.factor) is not None:
-        announced = Straggler(None, None, None, factor, job.iteration, None, False, "announced")
+    word = job.reaction.announced
+    if word.factor is not None:
+        since = word.since_iteration
+        announced = Straggler(None, None, None, word.factor, since, None, False, "announced")
         found.append(asdict(announced))
     return found
 

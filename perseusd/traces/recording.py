@@ -188,7 +188,8 @@ def _unpack_header(found: Any) -> Header:
             bool(found["complete"]), int(found["start_ns"]), str(found["perseusd"]),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"its header lacks or misstates {error}") from None
+        told = repr(error.args[0]) if isinstance(error, KeyError) else "what it should say"
+        raise ValueError(f"its header lacks or misstates {told}") from None
 
 
 def _known_settings(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -246,12 +247,16 @@ class Reader:
         if not whole or not is_recording(line) or not version.isdigit():
             raise ValueError("it does not begin like a recording")
         if int(version) > VERSION:
-            raise ValueError(
+            raise _NewerError(
                 f"its format is version {int(version)}, and this perseusd reads up to {VERSION}: "
                 "read it with the version that made it"
             )
         self._line = None
         return rest
+
+
+class _NewerError(ValueError):
+    """Nothing is wrong with the recording."""
 
 
 def read_recording(path: Path) -> tuple[Header, Iterator[Input]]:
@@ -282,5 +287,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 def _fed(path: Path, reader: Reader, data: bytes) -> Iterator[Input]:
     try:
         yield from reader.feed(data)
+    except _NewerError as error:
+        raise TraceError(f"{path}: {error}") from None
     except ValueError as error:
         raise TraceError(f"{path}: a damaged recording ({error}): record it again") from None

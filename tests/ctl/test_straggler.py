@@ -106,7 +106,7 @@ def test_list_with_nothing_to_tell(stand_in, status, capsys) -> None:
     status["jobs"] = []
     stand_in.answers(status)
     assert main(["straggler", "list"]) == 0
-    assert "no job has reported yet" in capsys.readouterr().out
+    assert "no job is running" in capsys.readouterr().out
 
 
 def test_json(stand_in, capsys) -> None:

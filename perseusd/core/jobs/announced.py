@@ -50,6 +50,8 @@ class AnnouncedStraggler:
 
     factor: float | None = None
     looking: bool = False
+    since_iteration: int = -1
+    """When it was announced, or began as announced."""
     _coming: tuple[float, int] | None = None
     _since_ns: int | None = None
     _unwaited: int = 0

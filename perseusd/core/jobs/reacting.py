@@ -68,6 +68,7 @@ class Reacting(Observing):
         if factor is not None and starts_ns is not None:
             self.reaction.announced.foretell(factor, starts_ns)
         else:
+            self.reaction.announced.since_iteration = self.iteration
             self._react(self.reaction.announce(factor))
 
     def _check_announced(self, finished: Record, slowed: bool) -> None:

@@ -73,10 +73,13 @@ def _who(runs: Sequence[RunAnalysis]) -> str:
     found = [straggler for own in runs for straggler in own.stragglers]
     lasting = sum(not straggler.transient for straggler in found)
     if not found:
-        return "No straggler."
+        judged = any(own.actual_s for own in runs)
+        return "No straggler." if judged else "Whether anybody was slow cannot be told."
     if not lasting:
         return f"No straggler that lasted; {counted(len(found), 'transient one')}."
-    return f"{counted(lasting, 'straggler')}."
+    passing = len(found) - lasting
+    also = f" and {counted(passing, 'transient one')}" if passing else ""
+    return f"{counted(lasting, 'straggler')}{also}."
 
 
 def _straggler_table(found: Sequence[tuple[RunAnalysis, Straggler]], named: bool) -> Table:

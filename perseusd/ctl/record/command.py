@@ -13,6 +13,7 @@ from types import FrameType
 from typing import BinaryIO, NamedTuple
 
 from perseusd.config import Config
+from perseusd.ctl.connection import ask
 from perseusd.ctl.output import counted, print_json, safe
 from perseusd.ctl.record.selection import Selection
 from perseusd.ctl.record.stream import Stream
@@ -99,6 +100,8 @@ class Recording:
 
 def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
     """Record until it is enough, Ctrl-C, or the daemon's end, which is an error of its own."""
+    if wanted.job is not None:
+        _check_job(config, wanted.job)
     path = wanted.output or Path(time.strftime("perseusd-%Y%m%d-%H%M%S.recording"))
     stream = Stream(config.record_socket)
     try:
@@ -112,6 +115,15 @@ def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
     if lost is not None:
         raise lost
     return DONE
+
+
+def _check_job(config: Config, job: str) -> None:
+    """Raises UsageError where no such job runs: the recording would be of nothing."""
+    jobs = ask(config.status_socket, {"command": "status"}).get("jobs", [])
+    names = [str(own.get("id")) for own in jobs if isinstance(own, dict)]
+    if not any(job in (name, name.split(":", 1)[-1]) for name in names):
+        running = ", ".join(map(safe, sorted(names))) or "none"
+        raise UsageError(f"--job {safe(job)}: no such job here: running are {running}")
 
 
 def _record(stream: Stream, recording: Recording) -> DaemonUnreachableError | None:
