@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -226,34 +224,34 @@ def test_entries_say_what_they_are_about(files: CurveFiles) -> None:
 # -- disks that do not do as they are told ---------------------------------------------------------
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file of this process may grow beyond 8 KB: writing fails halfway, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+FILES_OF_8_KB = """
+import errno, logging, os, pathlib, resource, sys
+from perseusd.daemon.memory import CurveFiles
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+logging.basicConfig(format="%(message)s", stream=sys.stderr)
+files = CurveFiles(pathlib.Path(sys.argv[1]) / "curves")
+small, big = {"small": 1}, {"numbers": [0.1234567890123] * 1000}
+files.save("a" * 32, small)
+for _ in range(3):
+    files.save("a" * 32, big)
+assert files.load("a" * 32) == small
+assert [p.name for p in files.directory.iterdir()] == ["a" * 32 + ".curves"]
+assert os.strerror(errno.EFBIG) in files.troubles["write"]
+files.save("a" * 32, small)
+assert files.troubles == {}
+print("written", file=sys.stderr)
+files.save("a" * 32, big)
+"""
 
 
-BIG = {"numbers": [0.1234567890123] * 1000}
-
-
-def test_a_write_that_fails_halfway_leaves_what_was_there(
-    files: CurveFiles, caplog: pytest.LogCaptureFixture, small_files: None
-) -> None:
-    """The old file stays whole, nothing half written is left, and it is told once however often it
-    happens; once something can be written again, a new failure is told again."""
-    files.save(KEY, LEARNED)
-    for _ in range(3):
-        files.save(KEY, BIG)
-    assert files.load(KEY) == LEARNED
-    assert [p.name for p in files.directory.iterdir()] == [f"{KEY}.curves"]
-    assert caplog.text.count("learn anew") == 1
-    assert os.strerror(errno.EFBIG) in files.troubles["write"]
-    files.save(KEY, LEARNED)
-    assert files.troubles == {}
-    files.save(KEY, BIG)
-    assert caplog.text.count("learn anew") == 2
+def test_a_write_that_fails_halfway_leaves_what_was_there(tmp_path: Path) -> None:
+    """No file may grow beyond 8 KB: the old one stays whole, nothing half written is left, and it
+    is told once however often it happens; once something can be written again, a new failure is
+    told again. In a process of its own, because the limit holds for pytest's own output too."""
+    command = [sys.executable, "-c", FILES_OF_8_KB, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [told.count("learn anew") for told in done.stderr.split("written\n")] == [1, 1]
 
 
 ON_A_FULL_DISK = """
