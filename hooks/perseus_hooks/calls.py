@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from perseus_hooks.channel import CONNECT_MS
 from perseus_hooks.client import Client, Span
 from perseus_hooks.events import Hello
-from perseus_hooks.identity import Arguments, identify, is_enabled, runtime_dir_of
+from perseus_hooks.identity import Arguments, Found, identify, is_enabled, runtime_dir_of
 
 logger = logging.getLogger("perseus_hooks")
 
@@ -21,7 +21,7 @@ class _Process:
     """This process's client.
 
     quiet: no client, and none is to be made unless configured. fixed: the only client it may have,
-    since a test looks at it.
+    since a test looks at it. told, found: what `configure` and adapters said last.
     """
 
     def __init__(self, client: Client | None = None) -> None:
@@ -30,6 +30,8 @@ class _Process:
         self.fixed = client
         self.runtime_dir = ""
         self.quiet = False
+        self.told = Arguments()
+        self.found = Found()
 
     def speak(self, hello: Hello, runtime_dir: str, wait_ms: int) -> None:
         with self.lock:
@@ -81,7 +83,8 @@ def configure(
         raise ValueError(f"configure: runtime_dir is {runtime_dir!r}: pass a path")
     if enabled is not None and not isinstance(enabled, bool):
         raise ValueError(f"configure: enabled is {enabled!r}: pass True or False")
-    hello = identify(told, os.environ, _complain)
+    hello = identify(told, os.environ, _complain, _process.found)
+    _process.told = told
     folder = os.fspath(runtime_dir) if runtime_dir is not None else runtime_dir_of(os.environ)
     if enabled is None:
         enabled = _process.fixed is not None or is_enabled(os.environ)
@@ -89,6 +92,22 @@ def configure(
         _process.speak(hello, folder, CONNECT_MS)
     else:
         close()
+
+
+def find(**found: int | str | None) -> None:
+    """For adapters: what the framework knows of this process, named as in `Found`.
+
+    `configure` and PERSEUS_* variables win over it; what is left out stays as it was. Never raises
+    for what a framework says; TypeError where an adapter names what `Found` does not have.
+    """
+    _process.found = _process.found._replace(**found)  # type: ignore[arg-type]
+    if _process.client is None and (_process.quiet or not is_enabled(os.environ)):
+        return
+    try:
+        hello = identify(_process.told, os.environ, _complain, _process.found)
+        _process.speak(hello, _process.runtime_dir or runtime_dir_of(os.environ), CONNECT_MS)
+    except Exception as error:  # noqa: BLE001  a hook never raises
+        _complain(f"perseusd does not hear what the framework says of this process: {error}")
 
 
 def stage_start(
@@ -170,7 +189,7 @@ def _first_client() -> Client | None:
 
 def _speak_from_environment() -> None:
     if is_enabled(os.environ):
-        hello = identify(Arguments(), os.environ, _complain)
+        hello = identify(_process.told, os.environ, _complain, _process.found)
         _process.speak(hello, runtime_dir_of(os.environ), wait_ms=0)
     else:
         _process.quiet = True

@@ -1,8 +1,8 @@
 """Who this process is: its job, rank, place in the pipeline and GPUs.
 
-What `configure` is told comes first, then PERSEUS_* variables, then what the launcher set. A wrong
-argument raises ValueError; a wrong variable is reported and passed over, since no training may
-stop over it.
+What `configure` is told comes first, then PERSEUS_* variables, then what an adapter found out of
+the framework, then what the launcher set. A wrong argument raises ValueError; a wrong variable is
+reported and passed over, since no training may stop over it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from perseus_hooks.launchers import job_of, launcher_of
 from perseus_hooks.wire import MAX_COUNT, MAX_GPUS, MAX_STRING_BYTES, PLACES
 
 DEFAULT_RUNTIME_DIR = "/run/perseusd"
+_COUNTS = ("stages", "replicas", "world_size")
 _OFF = frozenset(("0", "false", "no", "off"))
 
 Complain = Callable[[str], None]
@@ -38,9 +39,29 @@ class Arguments(NamedTuple):
     time_source: str = "host"
 
 
-def identify(arguments: Arguments, environ: Mapping[str, str], complain: Complain) -> Hello:
+class Found(NamedTuple):
+    """What an adapter found out of its framework. None: it does not say."""
+
+    job: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
+    local_rank: int | None = None
+    stage: int | None = None
+    stages: int | None = None
+    replica: int | None = None
+    replicas: int | None = None
+    schedule: str | None = None
+
+
+def identify(
+    arguments: Arguments,
+    environ: Mapping[str, str],
+    complain: Complain,
+    found: Found | None = None,
+) -> Hello:
     """The hello of this process. Raises ValueError for a wrong argument, and only for that."""
     _check(arguments)
+    found = _credible(found or Found(), complain)
     variables = _Variables(environ, complain)
     launcher = launcher_of(environ)
     rank, world_size, local_rank = 0, None, None
@@ -48,17 +69,19 @@ def identify(arguments: Arguments, environ: Mapping[str, str], complain: Complai
         rank = variables.count(*launcher.rank) or 0
         world_size = variables.count(*launcher.world_size) or None
         local_rank = variables.count(*launcher.local_rank)
+    world_size = _first(found.world_size, world_size)
+    local_rank = _first(found.local_rank, local_rank)
     hello = Hello(
-        job=_first(arguments.job, variables.text("PERSEUS_JOB"))
+        job=_first(arguments.job, variables.text("PERSEUS_JOB"), found.job)
         or _printable(job_of(environ, launcher)),
-        rank=_first(arguments.rank, variables.count("PERSEUS_RANK"), rank),
+        rank=_first(arguments.rank, variables.count("PERSEUS_RANK"), found.rank, rank),
         world_size=world_size,
         local_rank=local_rank,
-        stage=_first(arguments.stage, variables.count("PERSEUS_STAGE")),
-        stages=_first(arguments.stages, variables.count("PERSEUS_STAGES")),
-        replica=_first(arguments.replica, variables.count("PERSEUS_REPLICA")),
-        replicas=_first(arguments.replicas, variables.count("PERSEUS_REPLICAS")),
-        schedule=_first(arguments.schedule, variables.text("PERSEUS_SCHEDULE")),
+        stage=_first(arguments.stage, variables.count("PERSEUS_STAGE"), found.stage),
+        stages=_first(arguments.stages, variables.count("PERSEUS_STAGES"), found.stages),
+        replica=_first(arguments.replica, variables.count("PERSEUS_REPLICA"), found.replica),
+        replicas=_first(arguments.replicas, variables.count("PERSEUS_REPLICAS"), found.replicas),
+        schedule=_first(arguments.schedule, variables.text("PERSEUS_SCHEDULE"), found.schedule),
         gpus=_gpus(arguments.gpus, environ, local_rank),
         time_source=arguments.time_source,
         uses_cuda=uses_cuda(),
@@ -184,21 +207,36 @@ def _printable(text: str) -> str:
 
 def _check(arguments: Arguments) -> None:
     """Raise ValueError naming the first argument that is wrong, its value and the fix."""
-    for name in ("stage", "stages", "replica", "replicas", "rank"):
+    for name in ("stage", "stages", "replica", "replicas", "rank", "schedule", "job"):
         value = getattr(arguments, name)
-        lowest = 1 if name in ("stages", "replicas") else 0
-        if value is not None and not (type(value) is int and lowest <= value < MAX_COUNT):
-            _wrong(name, value, f"an integer from {lowest} to {MAX_COUNT - 1}")
-    for name in ("schedule", "job"):
-        value = getattr(arguments, name)
-        if value is not None and not _is_name(value):
-            _wrong(name, value, f"printable text of 1 to {MAX_STRING_BYTES} bytes")
+        if value is not None and (wanted := _wanted(name, value)):
+            _wrong(name, value, wanted)
     budget = arguments.slowdown_budget
     if budget is not None and not (type(budget) in (int, float) and 0 <= budget <= 1):
         _wrong("slowdown_budget", budget, "a fraction from 0 to 1 (0.05 allows 5 % longer)")
     if arguments.time_source not in TIME_SOURCES:
         _wrong("time_source", arguments.time_source, f"one of {', '.join(TIME_SOURCES)}")
     _check_gpus(arguments.gpus)
+
+
+def _credible(found: Found, complain: Complain) -> Found:
+    """What a framework says, without what cannot be."""
+    for name, value in found._asdict().items():
+        if value is not None and (wanted := _wanted(name, value)):
+            complain(
+                f"the framework says that {name} is {ascii(value)[:60]}, which is not {wanted}"
+            )
+            found = found._replace(**{name: None})
+    return found
+
+
+def _wanted(name: str, value: Any) -> str | None:
+    """What a value of this name has to be; None where it is."""
+    if name in ("schedule", "job"):
+        return None if _is_name(value) else f"printable text of 1 to {MAX_STRING_BYTES} bytes"
+    lowest = 1 if name in _COUNTS else 0
+    fits = type(value) is int and lowest <= value < MAX_COUNT
+    return None if fits else f"an integer from {lowest} to {MAX_COUNT - 1}"
 
 
 def _check_gpus(gpus: Any) -> None:

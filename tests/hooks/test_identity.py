@@ -11,6 +11,7 @@ import pytest
 from perseus_hooks.events import Hello
 from perseus_hooks.identity import (
     Arguments,
+    Found,
     identify,
     is_enabled,
     runtime_dir_of,
@@ -239,3 +240,14 @@ def test_cuda_is_looked_for_without_importing(monkeypatch: pytest.MonkeyPatch) -
     bridge: Any = SimpleNamespace(_backends={"cpu": 1, "cuda": 2})
     monkeypatch.setitem(sys.modules, "jax._src.xla_bridge", bridge)
     assert uses_cuda()
+
+
+def test_what_an_adapter_found_is_between_the_variables_and_the_launcher() -> None:
+    """The framework knows better than the launcher; whoever runs the job knows better than both."""
+    found = Found(job="theirs", rank=2, stage=1, stages=4, replica=0, replicas=2, schedule="1F1B")
+    environ = {**TORCHRUN, "PERSEUS_STAGE": "3"}
+    hello = identify(Arguments(replica=1), environ, pytest.fail, found)
+    assert (hello.job, hello.rank, hello.schedule) == ("theirs", 2, "1F1B")
+    assert (hello.stage, hello.stages) == (3, 4)
+    assert (hello.replica, hello.replicas) == (1, 2)
+    assert hello.world_size == 16

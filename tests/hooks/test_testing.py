@@ -10,6 +10,7 @@ from typing import Any
 import perseus_hooks
 import pytest
 from perseus_hooks import configure, stage, stage_end, stage_start
+from perseus_hooks.calls import find
 from perseus_hooks.events import Hello, StageEnd, StageStart
 from perseus_hooks.testing import record
 
@@ -88,3 +89,27 @@ def test_the_readmes_example_runs() -> None:
         exec(example, {"forward": lambda microbatch: microbatch})  # noqa: S102  our own text
     assert [span.microbatch for span in recording.spans] == list(range(12))
     assert recording.hello.stage == 2
+
+
+def test_what_an_adapter_finds_is_said_and_kept_beside_what_configure_tells() -> None:
+    """Whichever comes first, the hello has both, and what is told wins."""
+    with record() as recording:
+        find(stage=1, stages=2, schedule="1F1B")
+        configure(replica=0, replicas=2, stage=0)
+        find(stages=4)
+    hello = recording.hello
+    assert (hello.stage, hello.stages, hello.schedule) == (0, 4, "1F1B")
+    assert (hello.replica, hello.replicas) == (0, 2)
+
+
+def test_a_framework_that_says_what_cannot_be_is_passed_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An adapter never raises for what its framework says, and what is wrong is not passed on."""
+    with record() as recording:
+        find(stage=7, stages=2)
+        assert (recording.hello.stage, recording.hello.stages) == (7, None)
+        find(rank=-5, schedule="two\nlines", replica=1)
+    assert (recording.hello.rank, recording.hello.replica) == (0, 1)
+    assert recording.hello.schedule is None
+    assert "rank is -5" in caplog.text
