@@ -12,7 +12,14 @@ from collections.abc import Iterator, Sequence
 from perseus_hooks.channel import CONNECT_MS
 from perseus_hooks.client import Client, Span
 from perseus_hooks.events import Hello
-from perseus_hooks.identity import Arguments, Found, identify, is_enabled, runtime_dir_of
+from perseus_hooks.identity import (
+    Arguments,
+    Found,
+    device_times,
+    identify,
+    is_enabled,
+    runtime_dir_of,
+)
 
 logger = logging.getLogger("perseus_hooks")
 
@@ -34,16 +41,17 @@ class _Process:
         self.found = Found()
 
     def speak(self, hello: Hello, runtime_dir: str, wait_ms: int) -> None:
+        stamps = device_times(self.told)
         with self.lock:
             self.quiet = False
             if self.fixed is not None:
                 self.client = self.fixed
             if self.client is not None and (self.fixed or self.runtime_dir == runtime_dir):
-                self.client.introduce(hello, wait_ms=wait_ms)
+                self.client.introduce(hello, wait_ms=wait_ms, device_times=stamps)
                 return
             if self.client is not None:
                 self.client.close()
-            self.client = Client(hello, runtime_dir, wait_ms=wait_ms)
+            self.client = Client(hello, runtime_dir, wait_ms=wait_ms, device_times=stamps)
             self.runtime_dir = runtime_dir
 
 
@@ -63,14 +71,14 @@ def configure(
     slowdown_budget: float | None = None,
     enabled: bool | None = None,
     runtime_dir: str | os.PathLike[str] | None = None,
-    time_source: str = "host",
+    time_source: str | None = None,
 ) -> None:
     """Tell what the launcher's environment does not say; what is left out is looked up there.
 
     stage, stages, replica, replicas: this process's place, from 0, and how many there are.
     gpus: the GPUs that it computes on, UUIDs or indices in PCI bus order. slowdown_budget: 0.05
-    allows iterations 5 % longer. time_source: whose clock the spans tell, `host`, `cuda_event` or
-    `emulated`. enabled=False: say nothing (as PERSEUS_ENABLED=0 does).
+    allows iterations 5 % longer. time_source: `host` keeps to the host's stamps where PyTorch's
+    CUDA could tell the device's. enabled=False: say nothing (as PERSEUS_ENABLED=0 does).
 
     Call it again when something changes. In a forked child it makes a client of the child's own;
     until then a forked child is silent. Waits up to 200 ms where a daemon's socket file is there,

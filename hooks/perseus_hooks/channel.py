@@ -49,7 +49,7 @@ class Channel:
         self._open = self._path is not None
         self._introduced = False
         self._sequence = 0
-        self._missed: deque[None] = deque()  # events that did not get the lock: append is atomic
+        self._missed: deque[None] = deque()  # events not sent, of any thread: append is atomic
         self._retry_ns = 0
         self._pause_ns = RETRY_NS[0]
         self._renew_ns = 0  # when the socket is made anew; 0: the daemon took the last message
@@ -71,6 +71,15 @@ class Channel:
             self._lock.release()
         for refusal in refusals:  # without the lock: a log handler may call the hooks
             self._log(refusal)
+
+    def lose(self) -> None:
+        """An event is not sent: the next one's number tells."""
+        if self._open:
+            self._missed.append(None)
+
+    def hears(self, time_ns: int) -> bool:
+        """Whether it is worth while to make an event: the daemon may be there."""
+        return self._open and time_ns >= self._retry_ns
 
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         """Say who speaks from now on; now if the daemon is there, else as soon as it is."""

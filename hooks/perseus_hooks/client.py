@@ -8,10 +8,13 @@ import operator
 import os
 import time
 import weakref
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
+from perseus_hooks.adapters.torch_cuda import cuda_in_use
 from perseus_hooks.channel import CONNECT_MS, Channel
+from perseus_hooks.device_times import DeviceTimes, Outlet
 from perseus_hooks.events import INSTRUCTIONS, Hello, StageEnd, StageStart
 from perseus_hooks.spans import Spans
 from perseus_hooks.wire import MAX_COUNT, MAX_INTEGER
@@ -23,20 +26,12 @@ _OTHER = ("other", 0, 0, None, None)
 _NO_TOKEN = 0  # what stage_start returns when it could not open a span; ending it does nothing
 
 
-class Outlet(Protocol):
-    """Where a client's events go: a Channel, or a recording."""
-
-    def emit(self, kind: type[Any], time_ns: int, *fields: Any) -> None: ...
-    def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None: ...
-    def close(self, time_ns: int) -> None: ...
-    def forget(self) -> None: ...
-
-
 class Client:
     """One rank's voice. Use the module's functions, unless one process speaks for several ranks.
 
     No method blocks or raises. A forked child's copy is silent. wait_ms: how long making a client
     may wait for a daemon whose socket file is there, so that the first computation is not lost.
+    device_times: once PyTorch's CUDA runs in this process, stamps are the device's.
     """
 
     def __init__(
@@ -46,19 +41,43 @@ class Client:
         *,
         outlet: Outlet | None = None,
         wait_ms: int = CONNECT_MS,
+        device_times: bool = True,
     ) -> None:
-        self._outlet = outlet if outlet is not None else Channel(hello, runtime_dir)
+        self._host: Outlet = outlet if outlet is not None else Channel(hello, runtime_dir)
+        self._outlet = self._host
+        self._hello = hello
+        self._awaits_cuda = False
         self._spans = Spans()
         self._said: set[str] = set()
         _clients.add(self)
-        self.introduce(hello, wait_ms=wait_ms)
+        self.introduce(hello, wait_ms=wait_ms, device_times=device_times)
 
-    def introduce(self, hello: Hello, *, wait_ms: int = 0) -> None:
-        """Say who this is; again, when that changes."""
+    def introduce(self, hello: Hello, *, wait_ms: int = 0, device_times: bool = True) -> None:
+        """Say who this is; again, when that changes. device_times: False for the host's stamps."""
         try:
-            self._outlet.introduce(hello, time.monotonic_ns(), wait_ms)
+            self._hello = hello
+            if not device_times:
+                self._awaits_cuda, self._outlet = False, self._host
+            elif self._outlet is self._host:
+                self._awaits_cuda = True
+                self._look_for_cuda()
+            self._outlet.introduce(self._present(), time.monotonic_ns(), wait_ms)
         except Exception as error:  # noqa: BLE001  see the class
             self._say_once("introduce", error)
+
+    def _look_for_cuda(self) -> bool:
+        """Whether it has come up; from then on the device stamps."""
+        devices = cuda_in_use()
+        if devices is None:
+            return False
+        self._awaits_cuda = False
+        self._outlet = DeviceTimes(self._host, devices)
+        return True
+
+    def _present(self) -> Hello:
+        if self._outlet is self._host:
+            return self._hello
+        return replace(self._hello, time_source="cuda_event", uses_cuda=True)
 
     def stage_start(
         self,
@@ -73,6 +92,8 @@ class Client:
         time_ns = time.monotonic_ns()
         token = _NO_TOKEN
         try:
+            if self._awaits_cuda and self._look_for_cuda():
+                self._outlet.introduce(self._present(), time_ns, 0)
             token = self._spans.start()
             fields = (instruction, microbatch, chunk, stage, iteration)
             if not _is_plain(fields):

@@ -36,7 +36,7 @@ class Arguments(NamedTuple):
     job: str | None = None
     rank: int | None = None
     slowdown_budget: float | None = None
-    time_source: str = "host"
+    time_source: str | None = None
 
 
 class Found(NamedTuple):
@@ -83,12 +83,22 @@ def identify(
         replicas=_first(arguments.replicas, variables.count("PERSEUS_REPLICAS"), found.replicas),
         schedule=_first(arguments.schedule, variables.text("PERSEUS_SCHEDULE"), found.schedule),
         gpus=_gpus(arguments.gpus, environ, local_rank),
-        time_source=arguments.time_source,
+        time_source=_stamps(arguments.time_source),
         uses_cuda=uses_cuda(),
         slowdown_budget=arguments.slowdown_budget,
         hostname=_printable(os.uname().nodename) or "unknown",
     )
     return _with_possible_places(hello, arguments, complain)
+
+
+def device_times(arguments: Arguments) -> bool:
+    """Whether stamps are to be the device's where they can be."""
+    return arguments.time_source in (None, "cuda_event")
+
+
+def _stamps(told: str | None) -> str:
+    """Whose stamps there are until a client has those of the device."""
+    return "host" if told in (None, "cuda_event") else told
 
 
 def is_enabled(environ: Mapping[str, str]) -> bool:
@@ -214,7 +224,7 @@ def _check(arguments: Arguments) -> None:
     budget = arguments.slowdown_budget
     if budget is not None and not (type(budget) in (int, float) and 0 <= budget <= 1):
         _wrong("slowdown_budget", budget, "a fraction from 0 to 1 (0.05 allows 5 % longer)")
-    if arguments.time_source not in TIME_SOURCES:
+    if arguments.time_source not in (None, *TIME_SOURCES):
         _wrong("time_source", arguments.time_source, f"one of {', '.join(TIME_SOURCES)}")
     _check_gpus(arguments.gpus)
 

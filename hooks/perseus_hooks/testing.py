@@ -79,6 +79,14 @@ class Recording:
             if isinstance(event, StageStart):
                 self._threads[event.token] = threading.current_thread().name
 
+    def lose(self) -> None:
+        """What cannot be told leaves a gap in the numbers, as it does for the daemon."""
+        with self._lock:
+            self._sequence += 1
+
+    def hears(self, time_ns: int) -> bool:
+        return True
+
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         self.events.append(hello)
 
