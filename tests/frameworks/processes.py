@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 PATIENCE_S = 100.0  # of a busy machine with two cores
 
 
@@ -26,10 +28,17 @@ def outputs(script: Path, arguments: Sequence[Sequence[str]], **variables: str) 
     ]
     try:
         ended = [process.communicate(timeout=PATIENCE_S) for process in processes]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"{script.name} did not end: {_last_words(processes)}")
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        _last_words(processes)
     for process, (_, errors) in zip(processes, ended, strict=True):
         assert process.returncode == 0, errors[-4000:]
     return [output for output, _ in ended]
+
+
+def _last_words(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """End them, and what they wrote to standard error."""
+    for process in processes:
+        process.kill()
+    return [process.communicate()[1][-2000:] for process in processes if process.stderr]

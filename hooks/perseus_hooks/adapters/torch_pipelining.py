@@ -62,24 +62,24 @@ def _stages(schedule: Any) -> list[Any]:
 
 def _tell(schedule: Any, stages: list[Any], data_parallel: Any) -> None:
     """Where this rank stands: its first stage is its place, and its group is the pipeline."""
+    import torch.distributed as dist
+
     ranks = int(stages[0].group_size)
     place = int(stages[0].stage_index)
-    replica, replicas = _replica(ranks, data_parallel)
+    replica, replicas = None, None
+    if data_parallel is not None:
+        replica, replicas = dist.get_rank(data_parallel), dist.get_world_size(data_parallel)
+    elif dist.get_world_size() == ranks:
+        replica, replicas = 0, 1
     find(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
         stage=place if place < ranks else None,
         stages=ranks,
         replica=replica,
         replicas=replicas,
         schedule=type(schedule).__name__,
     )
-
-
-def _replica(ranks: int, data_parallel: Any) -> tuple[int | None, int | None]:
-    import torch.distributed as dist
-
-    if data_parallel is not None:
-        return dist.get_rank(data_parallel), dist.get_world_size(data_parallel)
-    return (0, 1) if dist.is_initialized() and dist.get_world_size() == ranks else (None, None)
 
 
 class _Watched:

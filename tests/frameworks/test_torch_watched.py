@@ -1,0 +1,61 @@
+"""Real torch pipelines under a real daemon: it learns their orders and finds who is slow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frameworks.processes import outputs
+
+RANKS = Path(__file__).with_name("pipeline_watched.py")
+ALL = ("1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV")
+Said = dict[str, list[dict[str, Any]]]
+
+
+def train(
+    tmp_path: Path, folder: Path, world: int, names: str, slow_rank: int, wanted: str
+) -> Said:
+    """What the daemon said of each schedule's job."""
+    meeting = str(tmp_path / "rendezvous")
+    told = outputs(
+        RANKS,
+        [[meeting, str(r), str(world), names, str(slow_rank), wanted] for r in range(world)],
+        PERSEUS_RUNTIME_DIR=str(folder),
+    )
+    said: Said = json.loads(told[0])
+    return said
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory, observed_folder: Path) -> Said:
+    """Of two ranks that run one schedule after the other, the second 1.5 times as slow."""
+    folder = tmp_path_factory.mktemp("one")
+    return train(folder, observed_folder, 2, ",".join(ALL), 1, "critical_path")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_daemon_understands_the_order_and_names_the_slow_stage_critical(
+    said: Said, name: str
+) -> None:
+    """Nobody told it the order; the declared schedule is advice, and is not even needed."""
+    (job,) = said[name]
+    assert (job["ranks"], job["missing_ranks"]) == (2, [])
+    assert job["iteration_time_s"] > 0
+    first = job["critical_path"][0]
+    assert first["stage"] == 1, job
+    assert first["share"] > 0.5
+
+
+def test_of_two_replicas_the_slow_ones_stage_is_named_a_straggler(
+    tmp_path: Path, observed_folder: Path
+) -> None:
+    """Stage 1 of replica 1 takes 1.5 times as long as the same stage of replica 0."""
+    jobs = train(tmp_path, observed_folder, 4, "1F1B", 3, "stragglers")["1F1B"]
+    assert len(jobs) == 2
+    for job in jobs:
+        (straggler,) = job["stragglers"]
+        assert (straggler["replica"], straggler["stage"]) == (1, 1)
+        assert 1.3 < straggler["factor"] < 1.7
