@@ -119,12 +119,12 @@ class _Layout:
         self.values = attrgetter(*fields) if len(fields) > 1 else lambda event: ()
 
     def check(self, values: Any) -> None:
-        for test, value in zip(self.tests, values):  # noqa: B905  later minors have more values
+        for test, value in zip(self.tests, values):  # later minors have more values
             if not test(value):
                 self._explain(values)
 
     def _explain(self, values: Any) -> None:
-        for name, test, wanted, value in zip(self.names, self.tests, self.wanted, values):  # noqa: B905  as above
+        for name, test, wanted, value in zip(self.names, self.tests, self.wanted, values):
             if not test(value):
                 raise WireError(f"{_article(self.kind)}'s {name} is {_shown(value)}: send {wanted}")
 
@@ -234,7 +234,7 @@ def _hello(layout: _Layout, values: list[Any]) -> Hello:
     if _is_count(values[0]) and values[0] != WIRE_MAJOR:
         raise WireError(_foreign(values[0]), "version")
     layout.check(values)
-    named = dict(zip(layout.names, values))  # noqa: B905  exactly as many, by _opened
+    named = dict(zip(layout.names, values))  # exactly as many, by _opened
     named["gpus"] = tuple(named["gpus"])
     if named["slowdown_budget"] is not None:
         named["slowdown_budget"] = float(named["slowdown_budget"])

@@ -54,6 +54,7 @@ class Daemon:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(f"ipc://{runtime_dir}/hooks.sock")
         self.events: list[Event] = []
+        self.messages: list[bytes] = []
         self.identity = b""
 
     def receive(self, wait_s: float = 0.3, most: int = 100_000) -> list[Event]:
@@ -61,6 +62,7 @@ class Daemon:
         fresh: list[Event] = []
         while len(fresh) < most and self._socket.poll(wait_s * 1000):
             self.identity, data = self._socket.recv_multipart()
+            self.messages.append(data)
             fresh.append(decode(data))
         self.events += fresh
         return fresh
