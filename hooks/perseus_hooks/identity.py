@@ -40,7 +40,10 @@ class Arguments(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What an adapter found out of its framework. None: it does not say."""
+    """What an adapter found out of its framework. None: it does not say.
+
+    device: the CUDA device that it computes on, as the process counts them.
+    """
 
     job: str | None = None
     rank: int | None = None
@@ -51,6 +54,7 @@ class Found(NamedTuple):
     replica: int | None = None
     replicas: int | None = None
     schedule: str | None = None
+    device: int | None = None
 
 
 def identify(
@@ -82,7 +86,7 @@ def identify(
         replica=_first(arguments.replica, variables.count("PERSEUS_REPLICA"), found.replica),
         replicas=_first(arguments.replicas, variables.count("PERSEUS_REPLICAS"), found.replicas),
         schedule=_first(arguments.schedule, variables.text("PERSEUS_SCHEDULE"), found.schedule),
-        gpus=_gpus(arguments.gpus, environ, local_rank),
+        gpus=_gpus(arguments.gpus, environ, _first(found.device, local_rank)),
         time_source=_stamps(arguments.time_source),
         uses_cuda=uses_cuda(),
         slowdown_budget=arguments.slowdown_budget,
@@ -161,8 +165,8 @@ def _with_possible_places(hello: Hello, arguments: Arguments, complain: Complain
     return hello
 
 
-def _gpus(told: Any, environ: Mapping[str, str], local_rank: int | None) -> tuple[str, ...]:
-    """The GPUs of this process as told, else the one that its launcher's local rank points at."""
+def _gpus(told: Any, environ: Mapping[str, str], device: int | None) -> tuple[str, ...]:
+    """The GPUs of this process as told, else its device: its launcher's local rank, if unsaid."""
     if told is not None:
         return tuple(_gpu(str(entry), "index") for entry in _listed(told))
     if "PERSEUS_GPUS" in environ:
@@ -170,11 +174,11 @@ def _gpus(told: Any, environ: Mapping[str, str], local_rank: int | None) -> tupl
     prefix = "index" if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" else "cuda-index"
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return () if local_rank is None else (f"{prefix}:{local_rank}",)
+        return () if device is None else (f"{prefix}:{device}",)
     entries = _visible(visible)
     if len(entries) > 1:
-        # Several and no local rank: the daemon sees better which of them this process opens.
-        entries = [] if local_rank is None else entries[local_rank : local_rank + 1]
+        # Several, and which is not known: the daemon sees better which of them this process opens.
+        entries = [] if device is None else entries[device : device + 1]
     return tuple(_gpu(entry, prefix) for entry in entries)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from perseusd.emulation.daemon import ask
 from perseusd.errors import DaemonUnreachableError
+from tests.hooks.conftest import daemon, runtime_dir  # noqa: F401  fixtures
 
 PATIENCE_S = 60.0
 GPUS = 4

@@ -251,3 +251,12 @@ def test_what_an_adapter_found_is_between_the_variables_and_the_launcher() -> No
     assert (hello.stage, hello.stages) == (3, 4)
     assert (hello.replica, hello.replicas) == (1, 2)
     assert hello.world_size == 16
+
+
+def test_the_device_that_a_framework_uses_is_one_of_those_that_cuda_shows() -> None:
+    """A trainer told to use the third device computes on the third, whatever its local rank."""
+    found = Found(device=2)
+    shown = {**TORCHRUN, "CUDA_VISIBLE_DEVICES": "4,5,6"}
+    assert identify(Arguments(), shown, pytest.fail, found).gpus == ("cuda-index:6",)
+    assert identify(Arguments(), {}, pytest.fail, found).gpus == ("cuda-index:2",)
+    assert identify(Arguments(gpus=[0]), shown, pytest.fail, found).gpus == ("index:0",)
