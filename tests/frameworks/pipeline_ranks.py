@@ -1,8 +1,8 @@
 """One rank of real torch pipelines on the CPU: every schedule, with the hooks and without.
 
-    python pipeline_ranks.py RENDEZVOUS RANK
+    python pipeline_ranks.py RANK WORLD_SIZE FOLDER
 
-Prints one JSON object: per schedule what was recorded, what torch executed, and the losses.
+Writes one JSON object: per schedule what was recorded, what torch executed, and the losses.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -139,11 +140,13 @@ def run(name: str, rank: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    rendezvous, rank = sys.argv[1], int(sys.argv[2])
+    rank, folder = int(sys.argv[1]), Path(sys.argv[3])
     warnings.simplefilter("ignore")  # torch's own, about features that come
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=RANKS)
-    sys.stdout.write(json.dumps({name: run(name, rank) for name in CHUNKS}))
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
+    told = {name: run(name, rank) for name in CHUNKS}
+    (folder / f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
 

@@ -1,11 +1,11 @@
-"""One rank of torch pipelines that a real daemon watches; what the daemon says of them is printed.
+"""One rank of torch pipelines that a real daemon watches; what it says of them is written down.
 
-    python pipeline_watched.py RENDEZVOUS RANK WORLD SCHEDULE,… SLOW_RANK WANTED
+    python pipeline_watched.py RANK WORLD_SIZE FOLDER SCHEDULE,… SLOW_RANK WANTED
 
 Two ranks are one pipeline; a world of four has two replicas of it, whose gradients are averaged at
 an iteration's end. Computations take their time asleep, as the host of a GPU does, and SLOW_RANK's
 take 1.5 times as long. Trains until the daemon's status of the job has what is WANTED
-(`critical_path` or `stragglers`), and prints it for each schedule.
+(`critical_path` or `stragglers`), and writes it for each schedule.
 """
 
 from __future__ import annotations
@@ -124,16 +124,16 @@ def watched(name: str, groups: Groups, slow: bool, wanted: str) -> list[dict[str
 
 
 def main() -> None:
-    rendezvous, rank, world, names, slow_rank, wanted = sys.argv[1:]
+    rank, world, folder, names, slow_rank, wanted = sys.argv[1:]
     os.environ["PERSEUS_GPUS"] = rank
     warnings.simplefilter("ignore")  # torch's own, about features that come
     torch.set_num_threads(1)
-    meeting = f"file://{Path(rendezvous)}"
+    meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=int(world))
     groups = Groups(int(rank), int(world))
     slow = rank == slow_rank
     told = {name: watched(name, groups, slow, wanted) for name in names.split(",")}
-    sys.stdout.write(json.dumps(told))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
 

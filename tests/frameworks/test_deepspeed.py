@@ -7,8 +7,6 @@ computed, and the schedule that perseusd plans by.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +16,7 @@ from perseus_hooks.adapters.deepspeed import instrument
 from perseusd.core.model import Computation
 from perseusd.core.schedules.dependencies import pipeline
 from perseusd.core.schedules.registry import by_name
+from tests.frameworks.processes import run_ranks
 
 MICROBATCHES = 5
 SCHEDULES = ["1f1b", "dualpipev"]
@@ -26,10 +25,11 @@ Found = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def found(ranks: Callable[..., Found], tmp_path_factory: pytest.TempPathFactory) -> Found:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the two ranks of deepspeed_worker.py saw."""
-    worker = Path(__file__).with_name("deepspeed_worker.py")
-    return ranks(worker, tmp_path_factory.mktemp("deepspeed"), DS_ACCELERATOR="cpu")
+    return run_ranks(
+        "deepspeed_worker.py", tmp_path_factory.mktemp("deepspeed"), DS_ACCELERATOR="cpu"
+    )
 
 
 def iteration(spans: list[list[Any]], number: int) -> list[list[Any]]:

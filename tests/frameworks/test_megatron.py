@@ -6,8 +6,6 @@ Expected orders: what the model noted while it computed, and the schedules that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,16 +14,16 @@ from perseus_hooks.adapters import megatron
 
 from perseusd.core.model import Computation
 from perseusd.core.schedules.registry import by_name
+from tests.frameworks.processes import run_ranks
 
 Found = list[dict[str, Any]]
 ORDERS = {"1f1b": by_name("1f1b", 2, 5), "interleaved": by_name("interleaved-1f1b", 2, 4, 2)}
 
 
 @pytest.fixture(scope="module")
-def found(ranks: Callable[..., Found], tmp_path_factory: pytest.TempPathFactory) -> Found:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the two ranks of megatron_worker.py saw."""
-    worker = Path(__file__).with_name("megatron_worker.py")
-    return ranks(worker, tmp_path_factory.mktemp("megatron"))
+    return run_ranks("megatron_worker.py", tmp_path_factory.mktemp("megatron"))
 
 
 def iteration(spans: list[list[Any]], number: int) -> list[list[Any]]:

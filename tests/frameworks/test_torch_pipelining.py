@@ -6,8 +6,6 @@ is looked at here.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +13,8 @@ from perseus_hooks.adapters import torch_pipelining
 
 from perseusd.core.model import Computation
 from perseusd.core.schedules import by_name, pipeline
-from tests.frameworks.processes import outputs
+from tests.frameworks.processes import run_ranks
 
-RANKS = Path(__file__).with_name("pipeline_ranks.py")
 MICROBATCHES = 4
 NAMED = {"1F1B": "1f1b", "GPipe": "gpipe"}
 SCHEDULES = (
@@ -35,8 +32,7 @@ Told = dict[str, Any]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Told]]:
     """What each rank told, by schedule."""
-    meeting = tmp_path_factory.mktemp("ranks") / "rendezvous"
-    return [json.loads(text) for text in outputs(RANKS, [[str(meeting), str(r)] for r in (0, 1)])]
+    return run_ranks("pipeline_ranks.py", tmp_path_factory.mktemp("ranks"))
 
 
 def training(told: Told) -> list[list[Any]]:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.frameworks.processes import outputs
+from tests.frameworks.processes import run_ranks
 
-RANKS = Path(__file__).with_name("pipeline_watched.py")
 ALL = ("1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV")
 Said = dict[str, list[dict[str, Any]]]
 
 
 def train(
-    tmp_path: Path, folder: Path, world: int, names: str, slow_rank: int, wanted: str
+    tmp_path: Path, folder: Path, names: str, slow_rank: int, wanted: str, ranks: int = 2
 ) -> Said:
     """What the daemon said of each schedule's job."""
-    meeting = str(tmp_path / "rendezvous")
-    told = outputs(
-        RANKS,
-        [[meeting, str(r), str(world), names, str(slow_rank), wanted] for r in range(world)],
+    told = run_ranks(
+        "pipeline_watched.py",
+        tmp_path,
+        names,
+        str(slow_rank),
+        wanted,
+        ranks=ranks,
         PERSEUS_RUNTIME_DIR=str(folder),
     )
-    said: Said = json.loads(told[0])
+    said: Said = told[0]
     return said
 
 
@@ -33,7 +34,7 @@ def train(
 def said(tmp_path_factory: pytest.TempPathFactory, observed_folder: Path) -> Said:
     """Of two ranks that run one schedule after the other, the second 1.5 times as slow."""
     folder = tmp_path_factory.mktemp("one")
-    return train(folder, observed_folder, 2, ",".join(ALL), 1, "critical_path")
+    return train(folder, observed_folder, ",".join(ALL), 1, "critical_path")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -53,7 +54,7 @@ def test_of_two_replicas_the_slow_ones_stage_is_named_a_straggler(
     tmp_path: Path, observed_folder: Path
 ) -> None:
     """Stage 1 of replica 1 takes 1.5 times as long as the same stage of replica 0."""
-    jobs = train(tmp_path, observed_folder, 4, "1F1B", 3, "stragglers")["1F1B"]
+    jobs = train(tmp_path, observed_folder, "1F1B", 3, "stragglers", ranks=4)["1F1B"]
     assert len(jobs) == 2
     for job in jobs:
         (straggler,) = job["stragglers"]

@@ -109,11 +109,8 @@ def test_training_comes_out_the_same_whatever_becomes_of_the_daemon(
     assert "Error" not in errors
 
 
-@pytest.mark.parametrize("place", ["/proc/none", "/dev/null", "/root/none/" + 120 * "x"])
-def test_training_comes_out_the_same_where_no_socket_can_be(
-    undisturbed: list[str], place: str
-) -> None:
-    """A folder that cannot be written or made, a file, a path too long for a socket."""
-    with running(place) as run:
+def test_training_comes_out_the_same_where_no_socket_can_be(undisturbed: list[str]) -> None:
+    """`test_client.py` has more places where none can be: no folder, a path too long, …"""
+    with running("/dev/null") as run:
         assert run.train(*PHASES[0]) == undisturbed[0]
         assert run.end() == ""

@@ -1,8 +1,8 @@
 """A training run on the CPU that goes on when it is told to, and prints what came out.
 
 For each line of standard input, `ITERATIONS [THREADS]`, it trains on: data from forked workers, a
-forward and a backward span each microbatch, and so many other threads that call the hooks as fast
-as they can. It answers with the losses and parameters, bit by bit.
+forward and a backward span each microbatch, and so many other threads that call the hooks all the
+time. It answers with the losses and parameters, bit by bit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
+import time
 
 import torch
 from perseus_hooks import configure, stage
@@ -71,6 +72,7 @@ def calling(stop: threading.Event) -> None:
     while not stop.is_set():
         with stage("other", microbatch=number % 8):
             number += 1
+        time.sleep(0.001)
 
 
 def main() -> None:

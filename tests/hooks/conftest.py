@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import perseus_hooks
@@ -22,7 +20,6 @@ from perseus_hooks.events import Event
 from perseus_hooks.wire import decode, encode
 
 PATIENCE_S = 20.0  # a loaded machine may be slow; nothing passes or fails by less
-FRAMEWORKS_PATIENCE_S = 100.0  # importing one takes 10 CPU seconds by itself
 
 # A script that must be heard says everything, however slowly this machine connects.
 PATIENT = """
@@ -162,39 +159,6 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(perseus_hooks.connection, "GOODBYE_MS", 5000)
     yield
     perseus_hooks.close()
-
-
-def run_ranks(worker: Path, folder: Path, ranks: int = 2, **variables: str) -> list[Any]:
-    """Run a job of that many processes; per rank, what it wrote to FOLDER/RANK.json.
-
-    worker: a script that takes RANK WORLD_SIZE FOLDER. variables: added to a bare environment.
-    """
-    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
-    logs = [folder / f"{rank}.log" for rank in range(ranks)]
-    started = []
-    for rank, log in enumerate(logs):
-        command = [sys.executable, str(worker), str(rank), str(ranks), str(folder)]
-        with log.open("w") as stream:
-            started.append(
-                subprocess.Popen(
-                    command, env={**environ, **variables}, stdout=stream, stderr=stream
-                )
-            )
-    try:
-        deadline = time.monotonic() + FRAMEWORKS_PATIENCE_S
-        codes = [p.wait(timeout=deadline - time.monotonic()) for p in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-        said = "\n".join(log.read_text()[-4000:] for log in logs)
-    assert codes == [0] * ranks, said
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
-
-
-@pytest.fixture(scope="session")
-def ranks() -> Callable[..., list[Any]]:
-    return run_ranks
 
 
 Until = Callable[[Callable[[], Any]], Any]
