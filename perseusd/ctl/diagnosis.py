@@ -164,7 +164,7 @@ def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]
         yield note(
             subject,
             "its times are the host's: right for work on the CPU, launch times only for a GPU's",
-            "for PyTorch and JAX on GPUs use an adapter that sends device times",
+            "PyTorch on a GPU tells the device's by itself; for JAX use its adapter",
         )
 
 

@@ -130,7 +130,8 @@ class Roster:
             if member.hello.uses_cuda and member.hello.time_source == "host":
                 return (
                     f"rank {member.hello.rank} runs on CUDA but sends host times, which are times "
-                    "of launch and not of computation: use an adapter that sends device times"
+                    "of launch and not of computation: PyTorch tells the device's unless "
+                    "configure(time_source='host') was called, JAX through its adapter"
                 )
         if shared := self.shared_gpu():
             uuid, first, second = shared
