@@ -116,3 +116,22 @@ def test_around_may_decline_a_call() -> None:
     with Attachment() as attachment:
         attachment.surround(engine, "double", lambda number: None)
         assert engine.double(5) == 10
+
+
+def test_what_is_instrumented_already_is_not_instrumented_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The second says so once and reports nothing; the first goes on, also when the second goes."""
+    engine, first, second = Engine(), Seen(), Seen()
+    with Attachment() as outer:
+        outer.surround(engine, "double", first.around)
+        with caplog.at_level(logging.WARNING, "perseus_hooks"), Attachment() as inner:
+            inner.surround(engine, "double", second.around)
+            engine.double(1)
+        engine.double(2)
+    assert "instrumented already" in caplog.text
+    assert first.calls == [(1,), (2,)]
+    assert second.calls == []
+    outer.surround(engine, "double", first.around)  # once the first is gone, another may
+    engine.double(3)
+    assert first.calls[-1] == (3,)

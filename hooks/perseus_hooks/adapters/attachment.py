@@ -12,6 +12,7 @@ logger = logging.getLogger("perseus_hooks")
 
 Around = Callable[..., "ContextManager[Any] | None"]
 _ABSENT = object()
+_OURS = "_perseus_hooks_around"  # marks functions that have ours around them
 
 
 class Attachment:
@@ -29,9 +30,13 @@ class Attachment:
 
         What the function takes, returns and raises stays as it is, whatever `around` raises; that
         is logged once. owner: an object (the function is replaced on that object alone), a class,
-        or a module.
+        or a module. A function that another attachment surrounds already is left as it is, since
+        spans within spans are no computations.
         """
         function = getattr(owner, name)
+        if hasattr(function, _OURS):
+            self._complain_once(name, RuntimeError("it is instrumented already"))
+            return
 
         @functools.wraps(function)
         def surrounded(*args: Any, **kwargs: Any) -> Any:
@@ -42,6 +47,7 @@ class Attachment:
                 if block is not None:
                     self._left(name, block)
 
+        setattr(surrounded, _OURS, True)
         self.replace(owner, name, surrounded)
 
     def _entered(

@@ -71,9 +71,11 @@ def _tell(schedule: Any, stages: list[Any], data_parallel: Any) -> None:
         replica, replicas = dist.get_rank(data_parallel), dist.get_world_size(data_parallel)
     elif dist.get_world_size() == ranks:
         replica, replicas = 0, 1
+    device = stages[0].device
     find(
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
+        device=device.index if device.type == "cuda" else None,
         stage=place if place < ranks else None,
         stages=ranks,
         replica=replica,
