@@ -56,6 +56,7 @@ class Case:
     window: float
     late_s: float
     iterations: int
+    delivery_s: float = 0.0
 
     def load(self) -> Workload:
         if isinstance(self.workload, int):
@@ -123,6 +124,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tick", type=float, default=0.05, help="of energy counters, s")
     parser.add_argument("--window", type=float, default=1.0, help="share of a tick they see")
     parser.add_argument("--late", type=float, default=0.0, help="of what they show, s")
+    parser.add_argument(
+        "--delivery",
+        type=float,
+        default=0.0,
+        help="of events after their stamps, as CUDA's come, s",
+    )
     parser.add_argument("--iterations", type=int, default=80)
     parser.add_argument("--only", nargs="*", metavar="NAME@GPU", help="of the named ones; or none")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
@@ -137,7 +144,7 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
     for workload in [*named, *range(given.random)]:
         for seed in range(given.seeds):
             sensor = given.tick, given.window, given.late
-            yield Case(workload, seed, given.noise, *sensor, given.iterations)
+            yield Case(workload, seed, given.noise, *sensor, given.iterations, given.delivery)
 
 
 def in_parallel(todo: Sequence[Case], jobs: int) -> Iterator[Row]:
@@ -188,6 +195,7 @@ def conditions(case: Case) -> Conditions:
         counter_tick_s=case.tick_s,
         counter_window=case.window,
         counter_late_s=case.late_s,
+        delivery_s=case.delivery_s,
     )
 
 
