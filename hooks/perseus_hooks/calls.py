@@ -41,7 +41,7 @@ class _Process:
         self.found = Found()
 
     def speak(self, hello: Hello, runtime_dir: str, wait_ms: int) -> None:
-        stamps = device_times(self.told)
+        stamps = device_times(self.told, self.found)
         with self.lock:
             self.quiet = False
             if self.fixed is not None:
@@ -77,8 +77,9 @@ def configure(
 
     stage, stages, replica, replicas: this process's place, from 0, and how many there are.
     gpus: the GPUs that it computes on, UUIDs or indices in PCI bus order. slowdown_budget: 0.05
-    allows iterations 5 % longer. time_source: `host` keeps to the host's stamps where PyTorch's
-    CUDA could tell the device's. enabled=False: say nothing (as PERSEUS_ENABLED=0 does).
+    allows iterations 5 % longer. time_source: whose clock the spans tell; `host` keeps to the
+    host's stamps where PyTorch's CUDA could tell the device's, or an adapter when results were
+    ready. enabled=False: say nothing (as PERSEUS_ENABLED=0 does).
 
     Call it again when something changes. In a forked child it makes a client of the child's own;
     until then a forked child is silent. Waits up to 200 ms where a daemon's socket file is there,
@@ -160,6 +161,36 @@ def stage(
     """`with stage("forward", microbatch=3):` is stage_start and stage_end around the block."""
     client = _process.client or _first_client()
     return Span(client, instruction, microbatch, chunk, stage, iteration)
+
+
+def report(
+    start_ns: int,
+    end_ns: int,
+    instruction: str,
+    *,
+    microbatch: int = 0,
+    chunk: int = 0,
+    stage: int | None = None,
+    iteration: int | None = None,
+) -> None:
+    """For adapters: a computation that is over, with its own stamps (see `Client.report`)."""
+    client = _process.client or _first_client()
+    if client is not None:
+        client.report(
+            start_ns,
+            end_ns,
+            instruction,
+            microbatch=microbatch,
+            chunk=chunk,
+            stage=stage,
+            iteration=iteration,
+        )
+
+
+def speaks() -> bool:
+    """For adapters: False where nobody would be told of a span, so that none need be measured."""
+    client = _process.client or _first_client()
+    return client is not None and client.heard()
 
 
 def close() -> None:

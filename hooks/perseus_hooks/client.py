@@ -125,6 +125,45 @@ class Client:
         """stage_start and stage_end around a `with` block."""
         return Span(self, instruction, microbatch, chunk, stage, iteration)
 
+    def heard(self) -> bool:
+        """For adapters that have to work for a span: whether a daemon may be there to hear of it.
+
+        Where none is, the span counts as lost.
+        """
+        try:
+            if self._host.hears(time.monotonic_ns()):
+                return True
+            self._host.lose()
+        except Exception as error:  # noqa: BLE001  see the class
+            self._say_once("report", error)
+        return False
+
+    def report(
+        self,
+        start_ns: int,
+        end_ns: int,
+        instruction: str,
+        *,
+        microbatch: int = 0,
+        chunk: int = 0,
+        stage: int | None = None,
+        iteration: int | None = None,
+    ) -> None:
+        """Tell of a span that is over, with its own stamps of CLOCK_MONOTONIC.
+
+        One client's stamps must not go backwards: report spans in their order, and leave the other
+        calls alone.
+        """
+        try:
+            fields = (instruction, microbatch, chunk, stage, iteration)
+            if not _is_plain(fields):
+                fields = self._repaired(fields)
+            token = self._spans.reserve()
+            self._host.emit(StageStart, start_ns, token, *fields)
+            self._host.emit(StageEnd, end_ns, token)
+        except Exception as error:  # noqa: BLE001  see the class
+            self._say_once("report", error)
+
     def close(self) -> None:
         """Say goodbye and stop; waits for nothing but the goodbye, and for that 100 ms at most."""
         try:
@@ -169,6 +208,7 @@ _MEANING = {
     "introduce": "perseusd does not hear of this process",
     "stage_start": "perseusd does not hear of some computations",
     "stage_end": "perseusd does not hear of some computations' ends",
+    "report": "perseusd does not hear of some computations",
     "close": "the connection to perseusd did not close cleanly",
     "instruction": "a computation is reported as 'other': pass one of " + ", ".join(INSTRUCTIONS),
     "repair": "a computation is reported as 'other': pass an instruction's name and whole numbers "

@@ -20,7 +20,7 @@ INSTRUCTIONS = (
     "iteration",
     "other",
 )
-TIME_SOURCES = ("host", "cuda_event", "emulated")
+TIME_SOURCES = ("host", "cuda_event", "ready", "emulated")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from perseus_hooks.wire import MAX_COUNT, MAX_GPUS, MAX_STRING_BYTES, PLACES
 
 DEFAULT_RUNTIME_DIR = "/run/perseusd"
 _COUNTS = ("stages", "replicas", "world_size")
+_NAMED = ("stage", "stages", "replica", "replicas", "rank", "schedule", "job", "time_source")
 _OFF = frozenset(("0", "false", "no", "off"))
 
 Complain = Callable[[str], None]
@@ -55,6 +56,7 @@ class Found(NamedTuple):
     replicas: int | None = None
     schedule: str | None = None
     device: int | None = None
+    time_source: str | None = None
 
 
 def identify(
@@ -87,7 +89,7 @@ def identify(
         replicas=_first(arguments.replicas, variables.count("PERSEUS_REPLICAS"), found.replicas),
         schedule=_first(arguments.schedule, variables.text("PERSEUS_SCHEDULE"), found.schedule),
         gpus=_gpus(arguments.gpus, environ, _first(found.device, local_rank)),
-        time_source=_stamps(arguments.time_source),
+        time_source=_stamps(_first(arguments.time_source, found.time_source)),
         uses_cuda=uses_cuda(),
         slowdown_budget=arguments.slowdown_budget,
         hostname=_printable(os.uname().nodename) or "unknown",
@@ -95,9 +97,9 @@ def identify(
     return _with_possible_places(hello, arguments, complain)
 
 
-def device_times(arguments: Arguments) -> bool:
+def device_times(arguments: Arguments, found: Found) -> bool:
     """Whether stamps are to be the device's where they can be."""
-    return arguments.time_source in (None, "cuda_event")
+    return _first(arguments.time_source, found.time_source) in (None, "cuda_event")
 
 
 def _stamps(told: str | None) -> str:
@@ -221,15 +223,13 @@ def _printable(text: str) -> str:
 
 def _check(arguments: Arguments) -> None:
     """Raise ValueError naming the first argument that is wrong, its value and the fix."""
-    for name in ("stage", "stages", "replica", "replicas", "rank", "schedule", "job"):
+    for name in _NAMED:
         value = getattr(arguments, name)
         if value is not None and (wanted := _wanted(name, value)):
             _wrong(name, value, wanted)
     budget = arguments.slowdown_budget
     if budget is not None and not (type(budget) in (int, float) and 0 <= budget <= 1):
         _wrong("slowdown_budget", budget, "a fraction from 0 to 1 (0.05 allows 5 % longer)")
-    if arguments.time_source not in (None, *TIME_SOURCES):
-        _wrong("time_source", arguments.time_source, f"one of {', '.join(TIME_SOURCES)}")
     _check_gpus(arguments.gpus)
 
 
@@ -248,6 +248,8 @@ def _wanted(name: str, value: Any) -> str | None:
     """What a value of this name has to be; None where it is."""
     if name in ("schedule", "job"):
         return None if _is_name(value) else f"printable text of 1 to {MAX_STRING_BYTES} bytes"
+    if name == "time_source":
+        return None if value in TIME_SOURCES else f"one of {', '.join(TIME_SOURCES)}"
     lowest = 1 if name in _COUNTS else 0
     fits = type(value) is int and lowest <= value < MAX_COUNT
     return None if fits else f"an integer from {lowest} to {MAX_COUNT - 1}"

@@ -25,6 +25,10 @@ class Spans:
         self._stacks[token] = stack
         return token
 
+    def reserve(self) -> int:
+        """A token for a span that is on no stack: it is over when it is told."""
+        return next(self._tokens)
+
     def end(self, token: int | None = None) -> int | None:
         """The token that ends: the given one, else this thread's innermost. None: none is open."""
         if token is None:

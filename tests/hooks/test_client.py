@@ -412,3 +412,29 @@ def test_several_clients_speak_for_several_ranks(daemon: Any, runtime_dir: str) 
     received = daemon.receive()
     assert sorted(e.rank for e in received if isinstance(e, Hello)) == [0, 1]
     assert len([e for e in received if isinstance(e, StageEnd)]) == 2
+
+
+def test_a_span_that_is_over_is_reported_with_its_own_stamps(daemon: Any, runtime_dir: str) -> None:
+    """Start and end follow each other, wrong fields become `other`, no thread's stack sees it."""
+    configure(job="job", runtime_dir=runtime_dir)
+    open_ = stage_start("forward")
+    now_ns = time.monotonic_ns()
+    perseus_hooks.calls.report(now_ns - 2, now_ns - 1, "backward", microbatch=3, iteration=7)
+    perseus_hooks.calls.report(now_ns - 1, now_ns, "sideways")
+    stage_end()
+    _, _, start, end, other, other_end, last = daemon.receive()
+    assert start == StageStart(2, now_ns - 2, start.token, "backward", 3, 0, None, 7)
+    assert end == StageEnd(3, now_ns - 1, start.token)
+    assert (other.instruction, other_end.token) == ("other", other.token)
+    assert last.token == open_
+
+
+def test_speaks_says_whether_anybody_would_be_told(daemon: Any, runtime_dir: str) -> None:
+    """An adapter that has to work for its spans does none without a daemon, nor when it is off."""
+    assert not perseus_hooks.calls.speaks()
+    configure(job="job", runtime_dir=runtime_dir)
+    assert perseus_hooks.calls.speaks()
+    span()
+    assert [event.sequence for event in daemon.receive()[1:]] == [1, 2]
+    perseus_hooks.close()
+    assert not perseus_hooks.calls.speaks()

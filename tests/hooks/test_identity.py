@@ -206,6 +206,23 @@ def test_wrong_variables_are_reported_and_passed_over(
     assert decode(encode(hello)) == hello
 
 
+def test_an_adapter_may_say_whose_times_it_tells() -> None:
+    """What configure was told wins over it, `host` is what is left, and no other word passes."""
+    complaints: list[str] = []
+
+    def source(told: str | None, found: str | None) -> str:
+        arguments = Arguments(time_source=told)
+        hello = identify(arguments, {}, complaints.append, Found(time_source=found))
+        return hello.time_source
+
+    assert source(None, "ready") == "ready"
+    assert source("emulated", "ready") == "emulated"
+    assert source(None, None) == "host"
+    assert not complaints
+    assert source(None, "sundial") == "host"
+    assert "'sundial'" in complaints[0]
+
+
 def test_unprintable_variables_are_cleaned() -> None:
     """A variable with control characters, bad bytes or great length still makes a valid hello."""
     for job in ("a\x1b[2Jb", "bad\udcff", "é" * 400, "  padded  "):

@@ -46,9 +46,10 @@ def test_every_obstacle_is_told_in_words(made: Roster, words: str) -> None:
 
 
 def test_device_times_lift_the_obstacle_of_cuda() -> None:
-    """CUDA with device times is planned on."""
-    both = {"uses_cuda": True, "time_source": "cuda_event"}
-    assert roster(both, both).obstacle() is None
+    """CUDA with device times is planned on, and with times of when results were ready."""
+    for source in ("cuda_event", "ready"):
+        both = {"uses_cuda": True, "time_source": source}
+        assert roster(both, both).obstacle() is None
 
 
 def test_replicas_divide_the_world() -> None:
