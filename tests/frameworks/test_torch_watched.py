@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perseusd.emulation.daemon import ask
 from tests.frameworks.processes import run_ranks
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_pipeline.py"
 ALL = ("1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV")
 Said = dict[str, list[dict[str, Any]]]
 
@@ -60,3 +66,22 @@ def test_of_two_replicas_the_slow_ones_stage_is_named_a_straggler(
         (straggler,) = job["stragglers"]
         assert (straggler["replica"], straggler["stage"]) == (1, 1)
         assert 1.3 < straggler["factor"] < 1.7
+
+
+def test_the_example_is_one_job_of_two_stages(observed_folder: Path) -> None:
+    """Under torchrun, with nothing told but its one line."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", str(EXAMPLE), "--iterations", "8"]
+    environ = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    environ |= {"PERSEUS_RUNTIME_DIR": str(observed_folder)}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as training:
+        seen = []
+        while training.poll() is None:
+            request = {"command": "status"}
+            seen += ask(observed_folder / "status.sock", request, timeout_s=20)["jobs"]
+            time.sleep(0.2)
+        assert training.stderr is not None
+        assert training.returncode == 0, training.stderr.read()
+    understood = [job for job in seen if job["ranks"] == 2 and job["critical_path"]]
+    assert understood
+    assert understood[-1]["critical_path"][0]["stage"] == 0  # it has twice the layers
