@@ -13,12 +13,19 @@ State Space Methods, 2nd ed., ch. 4 and 6)
            read too much in one iteration is missing in the next
 
 all times one unknown variance σ². What is asked for is f − m̄, m̄ being the mean level over all held
-iterations. Nobody tells how strongly a job drifts (a, φ), how the arms' noises compare (κ) or how
-coarse a counter is (β), and five iterations at full clock do not show it either: each combination
-on a grid is filtered side by side, weighted by its likelihood times a prior, and the interval is
-that of the mixture of their Student distributions (Box and Tiao, Bayesian Inference in Statistical
-Analysis, 1973). So a job that is seen to drift has a wider interval, and full-clock iterations
-spread over time narrow it again.
+iterations. x is one of two kinds. Either it has wandered long since, and starts at the variance a
+that it keeps. Or the job *settles*: GPUs get warm, caches fill, kernels are tuned; x starts at an
+unknown distance from where it ends and decays to it without noise (a = 0, start of variance s),
+up or down. The baseline lies where it is furthest off, and is no measure of full clock later on
+unless x is known. The held iterations tell it, as x decays in them too; a decay over before they
+begin only shows within the baseline, hardly, and what is left is the prior for it.
+
+Nobody tells whether and how strongly a job drifts or settles (a, s, φ), how the arms' noises
+compare (κ) or how coarse a counter is (β), and five iterations at full clock do not show it either:
+each combination on a grid is filtered side by side, weighted by its likelihood times a prior, and
+the interval is that of the mixture of their Student distributions (Box and Tiao, Bayesian Inference
+in Statistical Analysis, 1973). So a job that is seen to drift or to settle has a wider interval,
+and full-clock iterations spread over time narrow it again.
 """
 
 from __future__ import annotations
@@ -42,8 +49,20 @@ MEMORY = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 CHANGE = (0.001, 0.005, 0.03, 0.2, 1.0, 10.0)
 """Variance of x's noise, a (1 − φ²), over that of u."""
 
-NO_CHANGE = 0.6
-"""Prior probability that there is no shared change at all; the rest is spread evenly."""
+SETTLING = tuple(4 * 2 ** (k / 2) for k in range(11))
+"""Iterations over which a start decays (φ = e^(−1/SETTLING)), 4 to 128. As close as this because a
+strong start whose decay lies between two of them would be carried back to the baseline by a wrong
+factor, and surely so. Slower ones are like a trend, which the kinds of x with a long memory follow;
+faster ones are over within the baseline."""
+
+SETTLED = (1.0, 4.0, 16.0, 64.0)
+"""Variance of how far off the start is, s, over that of u: from what hides in one iteration's noise
+to what anybody sees."""
+
+NO_CHANGE, SETTLES = 0.3, 0.5
+"""Prior probabilities that there is no shared change at all, and that there is only a start to
+settle from, which is the rule rather than the exception: baselines are taken when jobs begin. Both
+and what is left, that x wanders, are spread evenly over their kinds."""
 
 NOISE_RATIO = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 NOISE_RATIO_PRIOR = (0.08, 0.12, 0.2, 0.2, 0.2, 0.12, 0.08)
@@ -93,22 +112,20 @@ class Contrast:
 
     def __post_init__(self) -> None:
         boundary = BOUNDARY if self.boundaries else (0.0,)
-        changes = [(0.0, 1.0, math.log(NO_CHANGE))]
-        each = math.log((1 - NO_CHANGE) / (len(MEMORY) * len(CHANGE)))
-        changes += [(q / -math.expm1(-2 / tau), tau, each) for tau in MEMORY for q in CHANGE]
+        ratios = zip(NOISE_RATIO, NOISE_RATIO_PRIOR, strict=True)
         grid = np.array(
             [
-                (a, math.exp(-1 / tau), ratio, beta, prior + math.log(ratio_prior))
-                for (a, tau, prior), (ratio, ratio_prior), beta in itertools.product(
-                    changes, zip(NOISE_RATIO, NOISE_RATIO_PRIOR, strict=True), boundary
+                (start, a, math.exp(-1 / tau), ratio, beta, math.log(prior * ratio_prior))
+                for (start, a, tau, prior), (ratio, ratio_prior), beta in itertools.product(
+                    _changes(), ratios, boundary
                 )
             ]
         )
-        self._change, self._keep, self._ratio, self._boundary, self._log = grid.T.copy()
+        start, self._change, self._keep, self._ratio, self._boundary, self._log = grid.T.copy()
         self._squares: Array = np.full(len(grid), RESOLUTION**2)
         self._mean: Array = np.zeros((len(grid), 6))
         self._cov: Array = np.zeros((len(grid), 6, 6))
-        self._cov[:, X, X] = self._change
+        self._cov[:, X, X] = start
         self._cov[:, AFTER, AFTER] = self._boundary
 
     def replan(self) -> None:
@@ -228,6 +245,18 @@ class Contrast:
         self._mean[:, SUM] += self._mean[:, M]
         self._cov[:, SUM, :] += self._cov[:, M, :]
         self._cov[:, :, SUM] += self._cov[:, :, M]
+
+
+def _changes() -> list[tuple[float, float, float, float]]:
+    """The kinds of x: its variance at the start and that it keeps, its memory, its probability."""
+    settles = SETTLES / (len(SETTLING) * len(SETTLED))
+    wanders = (1 - NO_CHANGE - SETTLES) / (len(MEMORY) * len(CHANGE))
+    kept = [(q / -math.expm1(-2 / tau), tau) for tau in MEMORY for q in CHANGE]
+    return [
+        (0.0, 0.0, 1.0, NO_CHANGE),
+        *((s, 0.0, tau, settles) for tau in SETTLING for s in SETTLED),
+        *((a, a, tau, wanders) for a, tau in kept),
+    ]
 
 
 def _quantile(
