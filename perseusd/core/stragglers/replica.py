@@ -15,7 +15,7 @@ from perseusd.core.model import Computation
 from perseusd.core.stragglers.compute import BIAS, Excess, Ranks, common_level, shares
 from perseusd.core.stragglers.levels import Array, Layout, Levels, layout_of, levels
 from perseusd.core.stragglers.observation import Observation
-from perseusd.core.stragglers.past import TRUSTED, Past
+from perseusd.core.stragglers.past import SEEDS, TRUSTED, Past
 from perseusd.core.stragglers.peers import ALIKE, ENOUGH, common_to_all, shared_reference
 from perseusd.core.stragglers.spells import Log
 
@@ -95,13 +95,19 @@ class Replica:
         return excess
 
     def learn(self, excess: Excess | None) -> None:
-        """The reference learns from an iteration in which nobody was slow, or suspiciously so."""
+        """The reference learns from an iteration in which nobody was slow, or suspiciously so.
+
+        Where lengths scatter much, only many iterations show that the replica as a whole is slow;
+        until they do, a reference that still averages would take its slowness for what is usual.
+        """
         if not self.judged.all() or self.slow.any():
             return
         if excess is not None:
             ranks = slice(0, self.whole + 1)
             limit = np.maximum(SUSPICIOUS, 3 * excess.error[:, ranks])
-            if (excess.mean[:, ranks] > limit)[: FASTER_FOR // 2].any():
+            above = excess.mean[:, ranks] > limit
+            settled = self.past.healthy >= SEEDS
+            if above[: FASTER_FOR // 2].any() or (settled and above[:, self.whole].any()):
                 return
             self._correct(excess)
         latest = self.past.latest()[0][0] - self.past.reference

@@ -29,6 +29,14 @@ def test_nobody_else_is_named_where_somebody_once_was(cases: ModuleType, seed: i
     assert cases.run(cases.draw(seed)).wrong == ()
 
 
+def test_a_reference_does_not_take_over_what_shows_only_slowly(cases: ModuleType) -> None:
+    """A replica 1.2× slow under lengths that vary by 23 %: it takes dozens of iterations to tell,
+    in which the reference must not come to meet it."""
+    outcome = cases.run(cases.draw(200_174))
+    assert outcome.detected is not None
+    assert outcome.wrong == ()
+
+
 @pytest.mark.parametrize("when", ["always", "later"])
 @pytest.mark.parametrize("slow", [[(0, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 1)], []])
 def test_nvidia_section_scenarios(
