@@ -26,7 +26,7 @@ ALL_OUTLYING = 20.0
 corrections err alike must not move the level that a healthy one is compared with."""
 
 BIAS = 0.03
-"""Excess that corrections for clocks may be wrong by."""
+"""Excess that corrections for clocks may be wrong by, on one rank."""
 
 MODEL_VARIANCE = 0.01**2
 """Of a rank's mean over any number of iterations: corrections for clocks are not exact."""
@@ -40,7 +40,8 @@ class Excess:
     """Log of how many times as long, per window (rows) and column, with standard errors.
 
     raw: before what peers have in common was taken off.
-    bias: per column, the excess that may be our own model's error and proves nothing.
+    bias: the excess that may be our own model's error and proves nothing, per column, in each
+        window or in all of them alike.
     """
 
     windows: tuple[int, ...]
@@ -56,11 +57,15 @@ class Common:
 
     level: as far as lengths explain it; free: the healthy ranks' mean (the expected level where
     none is healthy); variance: of either, by the ranks' own noise.
+    borne: how much of the corrections' error the level takes from its ranks, all of one rank's
+    being 1: the errors of n ranks that make it alone cancel out but for 1 / √n, and where lengths
+    tell what to expect, it hardly follows the ranks at all.
     """
 
     level: Array
     free: Array
     variance: Array
+    borne: Array
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def common_level(ranks: Ranks, expected: Array, variance: Array, slow: bool) -> 
     slow: the replica is known to be slow: the common level is free.
     """
     trusted = ranks.trusted
-    none = Common(expected, expected, variance)
+    none = Common(expected, expected, variance, np.zeros(len(expected)))
     if not trusted.any():
         return none
     excess, noise = ranks.mean[:, trusted], ranks.noise[:, trusted]
@@ -101,7 +106,7 @@ def common_level(ranks: Ranks, expected: Array, variance: Array, slow: bool) -> 
     u = np.take_along_axis(excess, order, axis=1)
     v = np.take_along_axis(noise, order, axis=1) + MODEL_VARIANCE
     prior = variance + EXPECTED_VARIANCE
-    sums = [_running(term) for term in (1 / v, u / v, u * u / v)]
+    sums = [_running(term) for term in (1 / v, u / v, u * u / v, 1 / v**2)]
     found = []
     for first in range(min(u.shape[1], 2)):
         own = [total[:, first:] - total[:, first : first + 1] for total in sums]
@@ -109,16 +114,12 @@ def common_level(ranks: Ranks, expected: Array, variance: Array, slow: bool) -> 
         found.append(_free(own, expected, apart + (0.0 if slow else ALL_OUTLYING)))
         if not slow:
             found.append(_held(own, expected, prior, apart))
-    cost, level, free, weight = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-    best = np.argmin(cost, axis=1)[:, None]
+    parts = [np.concatenate(part, axis=1) for part in zip(*found, strict=True)]
+    best = np.argmin(parts[0], axis=1)[:, None]
+    level, free, weight, borne = (np.take_along_axis(p, best, axis=1)[:, 0] for p in parts[1:])
     scale = noise.mean(axis=1) / (noise.mean(axis=1) + MODEL_VARIANCE)
-    chosen = np.take_along_axis(weight, best, axis=1)[:, 0]
-    own_variance = np.where(chosen > 0, scale / np.maximum(chosen, 1e-12), variance)
-    return Common(
-        np.take_along_axis(level, best, axis=1)[:, 0],
-        np.take_along_axis(free, best, axis=1)[:, 0],
-        own_variance,
-    )
+    own_variance = np.where(weight > 0, scale / np.maximum(weight, 1e-12), variance)
+    return Common(level, free, own_variance, borne)
 
 
 def _running(values: Array) -> Array:
@@ -129,16 +130,16 @@ def _running(values: Array) -> Array:
 
 def _free(own: Sequence[Array], expected: Array, price: Array) -> tuple[Array, ...]:
     """The common level is wherever the healthy ranks are; there must be one."""
-    weight, first, second = own
+    weight, first, second, squared = own
     some = np.maximum(weight, 1e-12)
     level = np.where(weight > 0, first / some, expected[:, None])
     cost = np.where(weight > 0, 0.5 * (second - first**2 / some) + price, np.inf)
-    return cost, level, level, weight
+    return cost, level, level, weight, _borne(squared, some)
 
 
 def _held(own: Sequence[Array], expected: Array, prior: Array, price: Array) -> tuple[Array, ...]:
     """The common level is drawn to what is expected; where all are slow, it is the replica."""
-    weight, first, second = own
+    weight, first, second, squared = own
     strength = (1 / prior)[:, None]
     middle = expected[:, None]
     total = weight + strength
@@ -146,4 +147,10 @@ def _held(own: Sequence[Array], expected: Array, prior: Array, price: Array) -> 
     cost = 0.5 * (second + middle**2 * strength - total * level**2) + price
     cost = np.where(weight > 0, cost, np.inf)
     free = np.where(weight > 0, first / np.maximum(weight, 1e-12), middle)
-    return cost, level, free, weight
+    return cost, level, free, weight, _borne(squared, total)
+
+
+def _borne(squared: Array, total: Array) -> Array:
+    """√Σ wᵢ² of a mean with the ranks' weights wᵢ = 1 / (vᵢ total); squared: Σ 1 / vᵢ²."""
+    borne: Array = np.sqrt(np.maximum(squared, 0.0)) / total
+    return borne

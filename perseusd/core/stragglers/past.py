@@ -46,7 +46,8 @@ time at all did not run, and must not make the others look slow."""
 FEWEST = 4
 
 FEW = 8.0
-"""Differences at which a variance from them alone is taken twice as large."""
+"""Differences at which a variance from them alone is taken twice as large: it may be that much too
+small by chance, and what is certain must be so nevertheless."""
 
 
 class Past:
@@ -161,6 +162,8 @@ class Past:
         self.variance = np.maximum(_blend(self._noise, pooled, seen), LEAST_VARIANCE)
         inside = self._length + self._noise / kinds
         shared = float(_blend(inside, shared_between, seen))
+        if inside > 0:  # one difference an iteration, and nothing to pool it with
+            shared += FEW / (PRIOR_WEIGHT + seen) * between_common
         explained = float(np.mean(self.variance)) / kinds if kinds > 1 else 0.0
         self.common_variance = max(shared - explained, LEAST_VARIANCE)
 

@@ -31,7 +31,9 @@ def shared_reference(own: Array, peers: Sequence[Array]) -> Array:
     if len(peers) + 1 < ENOUGH:
         return own
     over = own - _low_median(np.stack([own, *peers]))
-    common = float(np.sort(over)[len(over) // 4])  # lengths and a slow replica move all kinds
+    # Lengths and a slow replica move all kinds. Less than the median of them would find that too
+    # small, and take healthy kinds that scatter for slow ones.
+    common = float(np.sort(over)[(len(over) - 1) // 2])
     apart = over - common
     return own - np.where(apart > ALIKE, apart, 0.0) - (common if common > ALIKE else 0.0)
 

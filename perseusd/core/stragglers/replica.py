@@ -15,8 +15,8 @@ from perseusd.core.model import Computation
 from perseusd.core.stragglers.compute import BIAS, Excess, Ranks, common_level, shares
 from perseusd.core.stragglers.levels import Array, Layout, Levels, layout_of, levels
 from perseusd.core.stragglers.observation import Observation
-from perseusd.core.stragglers.past import TRUSTED, Past
-from perseusd.core.stragglers.peers import ENOUGH, common_to_all, shared_reference
+from perseusd.core.stragglers.past import SEEDS, TRUSTED, Past
+from perseusd.core.stragglers.peers import ALIKE, ENOUGH, common_to_all, shared_reference
 from perseusd.core.stragglers.spells import Log
 
 SUSPICIOUS = 0.045
@@ -95,13 +95,19 @@ class Replica:
         return excess
 
     def learn(self, excess: Excess | None) -> None:
-        """The reference learns from an iteration in which nobody was slow, or suspiciously so."""
+        """The reference learns from an iteration in which nobody was slow, or suspiciously so.
+
+        Where lengths scatter much, only many iterations show that the replica as a whole is slow;
+        until they do, a reference that still averages would take its slowness for what is usual.
+        """
         if not self.judged.all() or self.slow.any():
             return
         if excess is not None:
             ranks = slice(0, self.whole + 1)
             limit = np.maximum(SUSPICIOUS, 3 * excess.error[:, ranks])
-            if (excess.mean[:, ranks] > limit)[: FASTER_FOR // 2].any():
+            above = excess.mean[:, ranks] > limit
+            settled = self.past.healthy >= SEEDS
+            if above[: FASTER_FOR // 2].any() or (settled and above[:, self.whole].any()):
                 return
             self._correct(excess)
         latest = self.past.latest()[0][0] - self.past.reference
@@ -124,11 +130,11 @@ class Replica:
             expected = np.clip(np.median(ranks.mean, axis=1), 0.0, shared[:, self.whole])
         drawn = self.past.common_variance / np.array(windows)
         common = common_level(ranks, expected, drawn, bool(self.slow[self.whole]))
-        level, of_level = common.level, common.variance
+        level, of_level, borne = common.level, common.variance, common.borne
         averaged, averaged_common = self.past.certainty()
         of_whole = drawn + self.past.common_variance / averaged_common
         if self.whole == 1:  # the rank is the replica: nothing tells it from its lengths
-            level, of_level = np.zeros(len(windows)), of_whole
+            level, of_level, borne = np.zeros(len(windows)), of_whole, np.zeros(len(windows))
         raw = np.column_stack([ranks.mean - level[:, None], common.free, mean - level[:, None]])
         variance = np.column_stack(
             [
@@ -139,8 +145,16 @@ class Replica:
         )
         taken = raw - (0.0 if shared is None else shared)
         taken[:, self.whole] = raw[:, self.whole] - expected
-        bias = np.full(raw.shape[1], BIAS)
+        bias = np.tile(BIAS * (1 + borne)[:, None], raw.shape[1])
+        bias[:, self.whole] = BIAS
+        bias = np.hypot(bias, ALIKE * self._by_peers(reference))
         return self._as_ranks(Excess(windows, taken, np.sqrt(variance), raw, bias), share)
+
+    def _by_peers(self, reference: Array) -> NDArray[np.bool_]:
+        """Per column, whether what healthy peers take is its reference: it may differ from them."""
+        kinds = reference < self.past.reference
+        ranks = np.bincount(self.layout.rank_of, weights=kinds, minlength=self.whole) > 0
+        return np.concatenate([ranks, [bool(kinds.all())], kinds])
 
     def _as_ranks(self, excess: Excess, share: Array) -> Excess:
         """The kinds' columns as what each does to its rank's time, the other kinds being well."""
@@ -150,7 +164,7 @@ class Replica:
         whole = 1 + part * (times - 1)
         excess.mean[:, kinds] = np.log(whole)
         excess.error[:, kinds] *= part * times / whole
-        excess.bias[kinds] *= part
+        excess.bias[:, kinds] *= part
         return excess
 
     def _correct(self, excess: Excess) -> None:
