@@ -60,6 +60,9 @@ class Past:
         self._next = 0
         self._seeds: list[Array] = []
         self.reference = np.zeros(kinds)
+        self.sound: Array | None = None
+        """What its peers say that the reference should be: where it was slow from the start, a
+        level down there is a recovery."""
         self.healthy = 0
         """Healthy iterations seen."""
         self.usable = 0
@@ -82,7 +85,8 @@ class Past:
             self._next = ROWS
         if not self._seen:
             self.reference = new.level.copy()
-        lowest = self.reference - LOWEST * np.sqrt(self.variance + self.common_variance)
+        usual = np.minimum(self.reference, self.sound) if self.sound is not None else self.reference
+        lowest = usual - LOWEST * np.sqrt(self.variance + self.common_variance)
         self._rows[self._next] = np.maximum(new.level, lowest)
         self._valid[self._next] = valid
         self._next += 1

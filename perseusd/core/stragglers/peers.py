@@ -1,8 +1,9 @@
 """What a replica's peers tell: the reference that all share, and what happens to all at once.
 
 Three replicas or more make a reference without any past: a rank cannot have been healthy where it
-took longer than the same stage of the (lower) median replica. And what happens to every replica at
-the same time is a change of the work, not a straggler.
+took longer than the same stage of the (lower) median replica. Of two, a rank was slow from the
+start where it takes much longer than the other's same stage and its replica's other stages do not.
+And what happens to every replica at the same time is a change of the work, not a straggler.
 """
 
 from __future__ import annotations
@@ -21,21 +22,31 @@ ENOUGH = 3
 ALIKE = 0.05
 """By how much healthy GPUs of one model may differ (log); what is more was slow from the start."""
 
+ALIKE_OF_TWO = 0.15
+"""The same of two replicas: there is no third to tell which of them is the odd one."""
+
 CERTAIN_WINDOW = 2.0
 CERTAIN_SINGLE = 3.0
 """Standard errors that a peer's excess must exceed zero by, and is taken less, to count."""
 
 
+def alike(peers: int) -> float:
+    """By how much a healthy rank may differ (log) from so many peers."""
+    return ALIKE if peers + 1 >= ENOUGH else ALIKE_OF_TWO
+
+
 def shared_reference(own: Array, peers: Sequence[Array]) -> Array:
     """A replica's own reference, or the median one's where it cannot be sound, shape (kinds,)."""
-    if len(peers) + 1 < ENOUGH:
+    if not peers:
         return own
     over = own - _low_median(np.stack([own, *peers]))
     # Lengths and a slow replica move all kinds. Less than the median of them would find that too
     # small, and take healthy kinds that scatter for slow ones.
     common = float(np.sort(over)[(len(over) - 1) // 2])
     apart = over - common
-    return own - np.where(apart > ALIKE, apart, 0.0) - (common if common > ALIKE else 0.0)
+    sound = own - np.where(apart > alike(len(peers)), apart, 0.0)
+    whole = len(peers) + 1 >= ENOUGH and common > ALIKE
+    return sound - (common if whole else 0.0)
 
 
 def common_to_all(

@@ -16,7 +16,7 @@ from perseusd.core.stragglers.compute import BIAS, Excess, Ranks, common_level, 
 from perseusd.core.stragglers.levels import Array, Layout, Levels, layout_of, levels
 from perseusd.core.stragglers.observation import Observation
 from perseusd.core.stragglers.past import SEEDS, TRUSTED, Past
-from perseusd.core.stragglers.peers import ALIKE, ENOUGH, common_to_all, shared_reference
+from perseusd.core.stragglers.peers import ENOUGH, alike, common_to_all, shared_reference
 from perseusd.core.stragglers.spells import Log
 
 SUSPICIOUS = 0.045
@@ -84,6 +84,7 @@ class Replica:
         if self.past.healthy < (1 if len(peers) + 1 >= ENOUGH else TRUSTED):
             return None
         reference = shared_reference(self.past.reference, [p.past.reference for p in peers])
+        self.past.sound = reference
         common = [(p.last, p.slow) for p in peers if p.last is not None]
         excess = self.last = self._excess(reference, common)
         if not self.log.count and len(excess.windows) > 1:  # the one before judgement began
@@ -147,7 +148,7 @@ class Replica:
         taken[:, self.whole] = raw[:, self.whole] - expected
         bias = np.tile(BIAS * (1 + borne)[:, None], raw.shape[1])
         bias[:, self.whole] = BIAS
-        bias = np.hypot(bias, ALIKE * self._by_peers(reference))
+        bias = np.hypot(bias, alike(len(peers)) * self._by_peers(reference))
         return self._as_ranks(Excess(windows, taken, np.sqrt(variance), raw, bias), share)
 
     def _by_peers(self, reference: Array) -> NDArray[np.bool_]:

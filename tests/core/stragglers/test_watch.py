@@ -91,21 +91,32 @@ def test_what_happens_to_all_replicas_is_not_a_straggler(job: type) -> None:
     assert watch.history() == []
 
 
-def test_three_replicas_tell_who_was_slow_from_the_start_and_two_cannot(job: type) -> None:
-    """Without a past, the median peer is the reference; two replicas have none, so silence."""
+def test_replicas_tell_who_was_slow_from_the_start(job: type) -> None:
+    """Without a past, the median peer is the reference; of two replicas it is the faster one, for
+    a rank that takes much longer while its replica's other ranks do not. A replica that is slow as
+    a whole, or a smaller difference, is nothing that two can tell."""
     watch = fed(job(replicas=3).run(range(3), slow_from(0, 1, 0, 2.0)))
     assert named(watch.current()) == [(1, 0)]
     assert watch.current()[0].since_iteration == 0
-    assert fed(job(replicas=2).run(range(60), slow_from(0, 1, 0, 2.0))).history() == []
+    for factor in (1.3, 2.0):
+        watch = fed(job(replicas=2).run(range(20), slow_from(0, 1, 0, factor)))
+        assert named(watch.current()) == [(1, 0)]
+    assert fed(job(replicas=2).run(range(60), slow_from(0, 1, 0, 1.1))).history() == []
+    assert fed(job(replicas=2).run(range(60), slow_from(0, 1, None, 2.0))).history() == []
 
 
 def test_a_rank_that_was_slow_from_the_start_may_recover_without_anybody_being_blamed(
     job: type,
 ) -> None:
-    """It becomes faster than its reference; neither its peer nor its neighbours are slow."""
-    for replicas in (1, 2):
-        plain = job(replicas=replicas, ranks=2)
-        assert fed(plain.run(range(80), slow_from(0, 0, 0, 1.6, 40))).history() == []
+    """It becomes faster than its reference; neither its peer nor its neighbours are slow. With
+    peers it was named until then."""
+    alone = job(replicas=1, ranks=2).run(range(80), slow_from(0, 0, 0, 1.6, 40))
+    assert fed(alone).history() == []
+    for replicas in (2, 3):
+        with_peers = job(replicas=replicas, ranks=2).run(range(80), slow_from(0, 0, 0, 1.6, 40))
+        history = fed(with_peers).history()
+        assert named(history) == [(0, 0)]
+        assert history[0].until_iteration == 39
 
 
 def test_a_slow_ramp_is_found_before_it_ends(job: type) -> None:
