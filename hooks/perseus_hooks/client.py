@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import operator
 import os
 import time
@@ -16,10 +14,9 @@ from perseus_hooks.adapters.torch_cuda import cuda_in_use
 from perseus_hooks.channel import CONNECT_MS, Channel
 from perseus_hooks.device_times import DeviceTimes, Outlet
 from perseus_hooks.events import INSTRUCTIONS, Hello, StageEnd, StageStart
+from perseus_hooks.log import Once
 from perseus_hooks.spans import Spans
 from perseus_hooks.wire import MAX_COUNT, MAX_INTEGER
-
-logger = logging.getLogger("perseus_hooks")
 
 _INSTRUCTIONS = frozenset(INSTRUCTIONS)
 _OTHER = ("other", 0, 0, None, None)
@@ -48,7 +45,7 @@ class Client:
         self._hello = hello
         self._awaits_cuda = False
         self._spans = Spans()
-        self._said: set[str] = set()
+        self._once = Once()
         _clients.add(self)
         self.introduce(hello, wait_ms=wait_ms, device_times=device_times)
 
@@ -196,12 +193,7 @@ class Client:
         return (instruction, *numbers)
 
     def _say_once(self, where: str, error: Exception) -> None:
-        if where in self._said:
-            return
-        self._said.add(where)
-        text = _MEANING[where]
-        with contextlib.suppress(Exception):  # a user's log handler, and nowhere left to say it
-            logger.warning("%s (%s: %s)", text, type(error).__name__, error)
+        self._once.warn(where, "%s (%s: %s)", _MEANING[where], type(error).__name__, error)
 
 
 _MEANING = {

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from perseus_hooks import stage
 from perseus_hooks.adapters import gradients
 from perseus_hooks.events import Hello, StageEnd, StageStart
+from perseus_hooks.log import Once
 from perseus_hooks.testing import Recording, record
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -125,9 +126,11 @@ def _gradients(around: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
     return [p.grad for p in network.parameters() if p.grad is not None], torch.get_rng_state()
 
 
-def test_what_cannot_be_watched_is_reported_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_watched_is_reported_all_the_same(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A loss without gradient, or none: torch's own error alone is seen, and no span stays open."""
-    gradients._said.clear()
+    monkeypatch.setattr(gradients, "_once", Once())
     with caplog.at_level(logging.WARNING, "perseus_hooks"), record() as recording:
         loss = torch.zeros(())
         with pytest.raises(RuntimeError, match="does not require grad"), gradients.backward(loss):

@@ -12,7 +12,7 @@ from typing import Any
 
 import perseus_hooks
 import pytest
-from perseus_hooks import Client, channel, configure, events, stage, stage_end, stage_start
+from perseus_hooks import Client, channel, configure, events, log, stage, stage_end, stage_start
 from perseus_hooks.events import Goodbye, Hello, Introduce, Refusal, StageEnd, StageStart, Welcome
 from perseus_hooks.identity import Arguments, identify
 
@@ -314,7 +314,7 @@ def test_a_log_handler_may_use_the_hooks(daemon: Any, runtime_dir: str, until: A
             raise RuntimeError("a handler's own fault")
 
     handler = Handler()
-    channel.logger.addHandler(handler)
+    log.logger.addHandler(handler)
     try:
         configure(job="job", runtime_dir=runtime_dir)
         stage_end(stage_start("sideways"))
@@ -323,7 +323,28 @@ def test_a_log_handler_may_use_the_hooks(daemon: Any, runtime_dir: str, until: A
         daemon.send(Refusal("code", "reason"))
         until(lambda: span() or len(seen) == 2)
     finally:
-        channel.logger.removeHandler(handler)
+        log.logger.removeHandler(handler)
+
+
+def test_a_filter_that_raises_stops_no_training(
+    runtime_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong variable is complained of in the first call, which never raises."""
+    monkeypatch.setenv("PERSEUS_RUNTIME_DIR", runtime_dir)
+    monkeypatch.setenv("PERSEUS_STAGE", "third")
+    seen: list[str] = []
+
+    def filtered(record: logging.LogRecord) -> bool:
+        seen.append(record.getMessage())
+        raise RuntimeError("a filter's own fault")
+
+    log.logger.addFilter(filtered)
+    try:
+        assert stage_start("forward")
+        perseus_hooks.calls.find(rank=-1)
+    finally:
+        log.logger.removeFilter(filtered)
+    assert len(seen) >= 2
 
 
 def test_cuda_that_comes_up_later_is_said(

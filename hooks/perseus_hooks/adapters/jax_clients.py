@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 from perseus_hooks.channel import CONNECT_MS
 from perseus_hooks.client import Client
 from perseus_hooks.identity import Arguments, Found, identify, is_enabled, runtime_dir_of
-
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.log import warn
 
 
 def stage_clients(
@@ -54,7 +52,7 @@ def stage_clients(
 
 def _client(arguments: Arguments, found: Found) -> Client:
     found = found._replace(time_source="ready")
-    hello = identify(arguments, os.environ, _complain, found)
+    hello = identify(arguments, os.environ, warn, found)
     if not is_enabled(os.environ):
         return Client(hello, "", outlet=_Silence(), device_times=False)
     client = Client(hello, runtime_dir_of(os.environ), wait_ms=CONNECT_MS, device_times=False)
@@ -77,7 +75,3 @@ class _Silence:
     def close(self, time_ns: int) -> None: ...
 
     def forget(self) -> None: ...
-
-
-def _complain(message: str) -> None:
-    logger.warning("%s", message)
