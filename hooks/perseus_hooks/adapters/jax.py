@@ -91,7 +91,9 @@ class Tasks:
             self._introduced = True
             calls.find(time_source="ready", **_place())
         instruction, _, chunk, _ = task.what
-        work = Work(self._reporter(task.what), (instruction, chunk), task.dispatched_ns)
+        plain = isinstance(instruction, str) and isinstance(chunk, int)  # an array is no key
+        key = (instruction, chunk) if plain else None
+        work = Work(self._reporter(task.what), key, task.dispatched_ns)
         work.after, work.results = task.after, task.results
         if not work.results:
             work.ended_ns = time.monotonic_ns()
