@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from perseus_hooks import stage
 from perseus_hooks.adapters import gradients
+from perseus_hooks.calls import find
 from perseus_hooks.events import Hello, StageEnd, StageStart
 from perseus_hooks.log import Once
 from perseus_hooks.testing import Recording, record
@@ -181,3 +182,13 @@ def test_the_example_reports_two_replicas(daemon: Any, runtime_dir: str) -> None
     of_one = [(i, m, kind) for i in range(3) for m in range(4) for kind in ("backward", "forward")]
     assert sorted(starts) == sorted(2 * of_one)
     assert sum(type(e) is StageEnd for e in events) == len(starts)
+
+
+def test_a_later_training_that_is_not_data_parallel_does_not_inherit_a_place() -> None:
+    """What an adapter leaves out stays, so where a rank stands is said to be unknown."""
+    with record() as recording:
+        find(**gradients.place(True, 1, 2))
+        assert (recording.hello.stage, recording.hello.replica) == (0, 1)
+        find(**gradients.place(False, 1, 2))
+    hello = recording.hello
+    assert (hello.stage, hello.stages, hello.replica, hello.replicas) == (None,) * 4

@@ -95,6 +95,16 @@ class backward:  # noqa: N801  reads as a call, as `stage` does
         self._computing.end()
 
 
+def place(data_parallel: bool, rank: int, ranks: int) -> dict[str, int | None]:
+    """Where a rank stands if each is a replica, named as in `Found`; else that it is not known.
+
+    Said, and not left out: an earlier training of this process may have been data-parallel.
+    """
+    if data_parallel:
+        return {"stage": 0, "stages": 1, "replica": rank, "replicas": ranks}
+    return {"stage": None, "stages": None, "replica": None, "replicas": None}
+
+
 def quietly(method: _Function) -> _Function:
     """A callback's method that never raises: what goes wrong in it is logged once."""
 
