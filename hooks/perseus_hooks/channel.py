@@ -80,6 +80,7 @@ class Channel:
 
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         """Say who speaks from now on; now if the daemon is there, else as soon as it is."""
+        self._hello, self._introduced = hello, False  # also where another thread holds the lock
         if not self._open or not self._lock.acquire(timeout=CLOSE_LOCK_S):
             return
         try:
@@ -91,8 +92,8 @@ class Channel:
         finally:
             self._lock.release()
 
-    def close(self, time_ns: int) -> None:
-        """Say goodbye if the daemon is there, and stop for good."""
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None:
+        """Say goodbye if the daemon is there, and stop for good. wait_ms: None: GOODBYE_MS."""
         if not self._lock.acquire(timeout=CLOSE_LOCK_S):
             self._open = False
             return
@@ -104,7 +105,7 @@ class Channel:
             if self._introduced:
                 self._number()
                 connection.send(encode(Goodbye(self._sequence, time_ns)))
-            connection.close()
+            connection.close(wait_ms)
         finally:
             self._lock.release()
 

@@ -161,10 +161,13 @@ class Client:
         except Exception as error:  # noqa: BLE001  see the class
             self._say_once("report", error)
 
-    def close(self) -> None:
-        """Say goodbye and stop; waits for nothing but the goodbye, and for that 100 ms at most."""
+    def close(self, wait_ms: int | None = None) -> None:
+        """Say goodbye and stop; waits for nothing but the goodbye, and for that 100 ms at most.
+
+        wait_ms: at most so long.
+        """
         try:
-            self._outlet.close(time.monotonic_ns())
+            self._outlet.close(time.monotonic_ns(), wait_ms)
         except Exception as error:  # noqa: BLE001  see the class
             self._say_once("close", error)
 

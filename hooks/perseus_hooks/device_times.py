@@ -69,7 +69,7 @@ class Outlet(Protocol):
     def lose(self) -> None: ...
     def hears(self, time_ns: int) -> bool: ...
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None: ...
-    def close(self, time_ns: int) -> None: ...
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None: ...
     def forget(self) -> None: ...
 
 
@@ -129,13 +129,13 @@ class DeviceTimes:
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         self._outlet.introduce(hello, time_ns, wait_ms)
 
-    def close(self, time_ns: int) -> None:
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None:
         """What has passed already is sent; what is still on its way is given up."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSE_S)
-        self._outlet.close(time_ns)
+        self._outlet.close(time_ns, wait_ms)
 
     def forget(self) -> None:
         self._stopped = True

@@ -90,7 +90,7 @@ class Recording:
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         self.events.append(hello)
 
-    def close(self, time_ns: int) -> None:
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None:
         """A recording ends with its `with` block, not with the code that it watches."""
 
     def forget(self) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import perseus_hooks
@@ -301,6 +302,19 @@ def test_a_held_lock_drops_the_event_and_counts_it(daemon: Any, runtime_dir: str
     client.close()
     sequences = [event.sequence for event in daemon.receive() if not isinstance(event, Hello)]
     assert sequences == [1, 4, 5]
+
+
+def test_a_hello_that_finds_the_lock_held_is_said_later(daemon: Any, runtime_dir: str) -> None:
+    """Who this process is must not be forgotten because another thread was sending."""
+    hello = identify(Arguments(job="job"), {}, complain=lambda message: None)
+    client = Client(hello, runtime_dir)
+    outlet = client._host
+    assert isinstance(outlet, channel.Channel)
+    with outlet._lock:
+        client.introduce(replace(hello, stage=3, stages=4))
+    client.stage_end(client.stage_start("forward"))
+    client.close()
+    assert [e.stage for e in daemon.receive() if isinstance(e, Hello)] == [None, 3]
 
 
 def test_a_log_handler_may_use_the_hooks(daemon: Any, runtime_dir: str, until: Any) -> None:
