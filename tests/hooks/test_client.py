@@ -361,6 +361,19 @@ def test_a_filter_that_raises_stops_no_training(
     assert len(seen) >= 2
 
 
+def test_a_later_client_never_ends_an_earlier_ones_span(daemon: Any, runtime_dir: str) -> None:
+    """A token is of one span of this process, whichever client there was meanwhile."""
+    configure(job="job", runtime_dir=runtime_dir)
+    early = stage_start("forward")
+    perseus_hooks.close()
+    configure(job="job", runtime_dir=runtime_dir)
+    late = stage_start("forward")
+    stage_end(early)
+    stage_end(late)
+    ended = [event.token for event in daemon.receive() if isinstance(event, StageEnd)]
+    assert ended == [late]
+
+
 def test_cuda_that_comes_up_later_is_said(
     daemon: Any, runtime_dir: str, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
