@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -44,6 +45,7 @@ class Client:
         self._outlet = self._host
         self._hello = hello
         self._awaits_cuda = False
+        self._switching = threading.Lock()
         self._spans = Spans()
         self._once = Once()
         _clients.add(self)
@@ -54,7 +56,8 @@ class Client:
         try:
             self._hello = hello
             if not device_times:
-                self._awaits_cuda, self._outlet = False, self._host
+                self._awaits_cuda = False
+                self._keep_to_host()
             elif self._outlet is self._host:
                 self._awaits_cuda = True
                 self._look_for_cuda()
@@ -65,11 +68,30 @@ class Client:
     def _look_for_cuda(self) -> bool:
         """Whether it has come up; from then on the device stamps."""
         devices = cuda_in_use()
-        if devices is None:
+        if devices is None or not self._switching.acquire(blocking=False):
             return False
-        self._awaits_cuda = False
-        self._outlet = DeviceTimes(self._host, devices)
-        return True
+        try:
+            found = self._awaits_cuda  # else another thread was quicker
+            if found:
+                self._part_open_spans()
+                self._outlet = DeviceTimes(self._host, devices)
+                self._awaits_cuda = False
+            return found
+        finally:
+            self._switching.release()
+
+    def _keep_to_host(self) -> None:
+        """What is on its way through the device goes before all that is said from now on."""
+        outlet = self._outlet
+        if isinstance(outlet, DeviceTimes):
+            outlet.stop()
+            self._host.lose()  # of that which was on its way
+            self._outlet = self._host
+
+    def _part_open_spans(self) -> None:
+        """One that starts by one clock and ends by another is no span: the daemon sees a gap."""
+        if self._spans.any_open:
+            self._host.lose()
 
     def _present(self) -> Hello:
         if self._outlet is self._host:

@@ -27,6 +27,10 @@ class Spans:
         self._stacks[token] = stack
         return token
 
+    @property
+    def any_open(self) -> bool:
+        return bool(self._stacks)
+
     def reserve(self) -> int:
         """A token for a span that is on no stack: it is over when it is told."""
         return next(_tokens)
