@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,7 @@ from perseus_hooks.identity import (
     is_enabled,
     runtime_dir_of,
 )
-
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.log import warn
 
 
 class _Process:
@@ -92,7 +90,7 @@ def configure(
         raise ValueError(f"configure: runtime_dir is {runtime_dir!r}: pass a path")
     if enabled is not None and not isinstance(enabled, bool):
         raise ValueError(f"configure: enabled is {enabled!r}: pass True or False")
-    hello = identify(told, os.environ, _complain, _process.found)
+    hello = identify(told, os.environ, warn, _process.found)
     _process.told = told
     folder = os.fspath(runtime_dir) if runtime_dir is not None else runtime_dir_of(os.environ)
     if enabled is None:
@@ -113,10 +111,10 @@ def find(**found: int | str | None) -> None:
     if _process.client is None and (_process.quiet or not is_enabled(os.environ)):
         return
     try:
-        hello = identify(_process.told, os.environ, _complain, _process.found)
+        hello = identify(_process.told, os.environ, warn, _process.found)
         _process.speak(hello, _process.runtime_dir or runtime_dir_of(os.environ), CONNECT_MS)
     except Exception as error:  # noqa: BLE001  a hook never raises
-        _complain(f"perseusd does not hear what the framework says of this process: {error}")
+        warn(f"perseusd does not hear what the framework says of this process: {error}")
 
 
 def stage_start(
@@ -222,20 +220,16 @@ def _first_client() -> Client | None:
                 _speak_from_environment()
             except Exception as error:  # noqa: BLE001  a hook never raises
                 _process.quiet = True
-                _complain(f"no hooks in this process: {error}")
+                warn(f"no hooks in this process: {error}")
         return _process.client
 
 
 def _speak_from_environment() -> None:
     if is_enabled(os.environ):
-        hello = identify(_process.told, os.environ, _complain, _process.found)
+        hello = identify(_process.told, os.environ, warn, _process.found)
         _process.speak(hello, runtime_dir_of(os.environ), wait_ms=0)
     else:
         _process.quiet = True
-
-
-def _complain(message: str) -> None:
-    logger.warning("%s", message)
 
 
 def _forget_in_child() -> None:

@@ -7,7 +7,6 @@ lock and a comparison. The daemon learns of what was dropped from the gap in the
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections import deque
@@ -17,9 +16,8 @@ from typing import Any
 from perseus_hooks.connection import MAX_PATH_BYTES, Connection
 from perseus_hooks.events import Event, Goodbye, Hello, Introduce, Refusal
 from perseus_hooks.identity import uses_cuda
+from perseus_hooks.log import Once
 from perseus_hooks.wire import WireError, decode, encode
-
-logger = logging.getLogger("perseus_hooks")
 
 SOCKET_NAME = "hooks.sock"
 LOCK_S = 0.002  # the longest that one thread waits for another; then its event is dropped
@@ -30,7 +28,6 @@ RENEW_NS = 10_000_000_000  # without one taken message, before the socket is mad
 LOOK_NS = 100_000_000  # between looks for replies …
 LOOK_EVENTS = 64  # … or after so many events
 MAX_REPLIES = 16  # read in one look
-MAX_REASONS = 32  # distinct refusals remembered, and so logged
 CONNECT_MS = 200  # the longest that `configure` waits for a daemon whose socket file is there
 
 
@@ -55,7 +52,7 @@ class Channel:
         self._renew_ns = 0  # when the socket is made anew; 0: the daemon took the last message
         self._look_ns = 0
         self._unread = 0  # events since the last look for replies
-        self._reasons: set[tuple[str, str]] = set()
+        self._once = Once()
 
     def emit(self, kind: type[Any], time_ns: int, *fields: Any) -> None:
         """Send `kind(sequence, time_ns, *fields)`, or drop it."""
@@ -83,6 +80,7 @@ class Channel:
 
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         """Say who speaks from now on; now if the daemon is there, else as soon as it is."""
+        self._hello, self._introduced = hello, False  # also where another thread holds the lock
         if not self._open or not self._lock.acquire(timeout=CLOSE_LOCK_S):
             return
         try:
@@ -94,8 +92,8 @@ class Channel:
         finally:
             self._lock.release()
 
-    def close(self, time_ns: int) -> None:
-        """Say goodbye if the daemon is there, and stop for good."""
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None:
+        """Say goodbye if the daemon is there, and stop for good. wait_ms: None: GOODBYE_MS."""
         if not self._lock.acquire(timeout=CLOSE_LOCK_S):
             self._open = False
             return
@@ -107,7 +105,7 @@ class Channel:
             if self._introduced:
                 self._number()
                 connection.send(encode(Goodbye(self._sequence, time_ns)))
-            connection.close()
+            connection.close(wait_ms)
         finally:
             self._lock.release()
 
@@ -193,9 +191,5 @@ class Channel:
         return replies
 
     def _log(self, refusal: Refusal) -> None:
-        key = (refusal.code, refusal.reason)
-        if key in self._reasons or len(self._reasons) >= MAX_REASONS:
-            return
-        self._reasons.add(key)
-        with contextlib.suppress(Exception):  # a user's log handler
-            logger.warning("perseusd does not accept this process (%s): %s", *key)
+        said = (refusal.code, refusal.reason)
+        self._once.warn(said, "perseusd does not accept this process (%s): %s", *said)

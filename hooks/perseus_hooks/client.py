@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import operator
 import os
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -16,10 +15,9 @@ from perseus_hooks.adapters.torch_cuda import cuda_in_use
 from perseus_hooks.channel import CONNECT_MS, Channel
 from perseus_hooks.device_times import DeviceTimes, Outlet
 from perseus_hooks.events import INSTRUCTIONS, Hello, StageEnd, StageStart
+from perseus_hooks.log import Once
 from perseus_hooks.spans import Spans
 from perseus_hooks.wire import MAX_COUNT, MAX_INTEGER
-
-logger = logging.getLogger("perseus_hooks")
 
 _INSTRUCTIONS = frozenset(INSTRUCTIONS)
 _OTHER = ("other", 0, 0, None, None)
@@ -47,8 +45,9 @@ class Client:
         self._outlet = self._host
         self._hello = hello
         self._awaits_cuda = False
+        self._switching = threading.Lock()
         self._spans = Spans()
-        self._said: set[str] = set()
+        self._once = Once()
         _clients.add(self)
         self.introduce(hello, wait_ms=wait_ms, device_times=device_times)
 
@@ -57,7 +56,8 @@ class Client:
         try:
             self._hello = hello
             if not device_times:
-                self._awaits_cuda, self._outlet = False, self._host
+                self._awaits_cuda = False
+                self._keep_to_host()
             elif self._outlet is self._host:
                 self._awaits_cuda = True
                 self._look_for_cuda()
@@ -68,11 +68,30 @@ class Client:
     def _look_for_cuda(self) -> bool:
         """Whether it has come up; from then on the device stamps."""
         devices = cuda_in_use()
-        if devices is None:
+        if devices is None or not self._switching.acquire(blocking=False):
             return False
-        self._awaits_cuda = False
-        self._outlet = DeviceTimes(self._host, devices)
-        return True
+        try:
+            found = self._awaits_cuda  # else another thread was quicker
+            if found:
+                self._part_open_spans()
+                self._outlet = DeviceTimes(self._host, devices)
+                self._awaits_cuda = False
+            return found
+        finally:
+            self._switching.release()
+
+    def _keep_to_host(self) -> None:
+        """What is on its way through the device goes before all that is said from now on."""
+        outlet = self._outlet
+        if isinstance(outlet, DeviceTimes):
+            outlet.stop()
+            self._host.lose()  # of that which was on its way
+            self._outlet = self._host
+
+    def _part_open_spans(self) -> None:
+        """One that starts by one clock and ends by another is no span: the daemon sees a gap."""
+        if self._spans.any_open:
+            self._host.lose()
 
     def _present(self) -> Hello:
         if self._outlet is self._host:
@@ -164,10 +183,13 @@ class Client:
         except Exception as error:  # noqa: BLE001  see the class
             self._say_once("report", error)
 
-    def close(self) -> None:
-        """Say goodbye and stop; waits for nothing but the goodbye, and for that 100 ms at most."""
+    def close(self, wait_ms: int | None = None) -> None:
+        """Say goodbye and stop; waits for nothing but the goodbye, and for that 100 ms at most.
+
+        wait_ms: at most so long.
+        """
         try:
-            self._outlet.close(time.monotonic_ns())
+            self._outlet.close(time.monotonic_ns(), wait_ms)
         except Exception as error:  # noqa: BLE001  see the class
             self._say_once("close", error)
 
@@ -196,12 +218,7 @@ class Client:
         return (instruction, *numbers)
 
     def _say_once(self, where: str, error: Exception) -> None:
-        if where in self._said:
-            return
-        self._said.add(where)
-        text = _MEANING[where]
-        with contextlib.suppress(Exception):  # a user's log handler, and nowhere left to say it
-            logger.warning("%s (%s: %s)", text, type(error).__name__, error)
+        self._once.warn(where, "%s (%s: %s)", _MEANING[where], type(error).__name__, error)
 
 
 _MEANING = {

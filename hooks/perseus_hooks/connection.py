@@ -68,10 +68,10 @@ class Connection:
         """For `configure` alone, so that the first computation is not lost."""
         self._socket.poll(timeout_ms, zmq.POLLOUT)
 
-    def close(self) -> None:
-        """Close within GOODBYE_MS, whatever the daemon does."""
+    def close(self, wait_ms: int | None = None) -> None:
+        """Close within wait_ms (None: GOODBYE_MS), whatever the daemon does."""
         with contextlib.suppress(zmq.ZMQError):
-            self._socket.close(linger=GOODBYE_MS)
+            self._socket.close(linger=GOODBYE_MS if wait_ms is None else wait_ms)
             self._context.term()
 
     def forget(self) -> None:

@@ -12,8 +12,8 @@ clocks not to drift apart.
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import ctypes
+import queue
 import threading
 import time
 from collections import deque
@@ -21,8 +21,7 @@ from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
 from perseus_hooks.events import Hello
-
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.log import Once, warn
 
 POLL_S = 0.004  # between looks at what is on its way: what an event may come late by
 MOST_PENDING = 8192  # events on their way; a device that has stopped must not fill the memory
@@ -30,6 +29,8 @@ ANCHOR_NS = 20_000_000_000  # after so long a new anchor: floats of 20 s are tol
 ANCHOR_TRIES = 4  # the one that is known most closely counts …
 ANCHOR_POLL_S = (50e-6, 2e-3)  # … by looks so far apart at first, and at most
 ANCHOR_WAIT_NS = 1_000_000_000  # for one try, while other work is before it in the device's queue
+ANCHOR_LONG_NS = 20_000_000  # a try that took this long had work before it, and so will the next
+ANCHOR_AGAIN_NS = 2_000_000_000  # after no try was answered, while an older anchor is there
 CLOSE_S = 0.05  # the longest that closing waits for this thread
 
 
@@ -37,13 +38,13 @@ class Device(Protocol):
     """One device's events. Methods may raise where the device has failed."""
 
     def attend(self) -> None:
-        """The calling thread is about to ask about events, and launches nothing itself."""
+        """The calling thread is about to mark and to ask, and launches nothing itself."""
 
     def record(self) -> Any:
         """A new event after all work that the calling thread has launched; None: not now."""
 
     def mark(self) -> Any:
-        """A new event beside that work, which passes as soon as the device can."""
+        """A new event beside that work, which passes as soon as the device can; None: not now."""
 
     def is_past(self, event: Any) -> bool: ...
 
@@ -57,7 +58,7 @@ class Devices(Protocol):
     """The devices of this process."""
 
     def current(self) -> Hashable:
-        """The one that the calling thread launches on."""
+        """The one that the calling thread launches on; None: there is none, or which is unclear."""
 
     def device(self, key: Hashable) -> Device: ...
 
@@ -69,7 +70,7 @@ class Outlet(Protocol):
     def lose(self) -> None: ...
     def hears(self, time_ns: int) -> bool: ...
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None: ...
-    def close(self, time_ns: int) -> None: ...
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None: ...
     def forget(self) -> None: ...
 
 
@@ -92,33 +93,38 @@ class DeviceTimes:
         self._devices = devices
         self._timelines: dict[Hashable, _Timeline] = {}
         self._pending: deque[_Pending] = deque()
-        self._wake = threading.Event()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._idle = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._stopped = False
         self._attended: _Timeline | None = None
         self._latest_ns = 0
+        self._once = Once()
 
     def emit(self, kind: type[Any], time_ns: int, *fields: Any) -> None:
-        if self._stopped or not self._outlet.hears(time_ns):
-            self._outlet.lose()
-            return
-        event = None
+        if self._stopped:
+            return  # that something is missing has been told
         try:
-            timeline = self._timeline()
-            if len(self._pending) < MOST_PENDING:
-                event = timeline.device.record()
+            if not (self._outlet.hears(time_ns) and self._put(kind, fields)):
+                self._outlet.lose()
         except Exception as error:  # noqa: BLE001  whatever the framework raises
             self._fail(error)
+
+    def _put(self, kind: type[Any], fields: tuple[Any, ...]) -> bool:
+        """Put an event into the stream and see to it that it is asked about; False: not now."""
+        timeline = self._timeline()
+        if timeline is None or len(self._pending) >= MOST_PENDING:
+            return False
+        event = timeline.device.record()
         if event is None:
-            self._outlet.lose()
-            return
+            return False
         self._pending.append(_Pending(timeline, event, kind, fields))
         if self._thread is None:
             self._start()
         elif self._idle:
-            self._wake.set()
+            self._wake.put(None)
+        return True
 
     def lose(self) -> None:
         self._outlet.lose()
@@ -129,35 +135,53 @@ class DeviceTimes:
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         self._outlet.introduce(hello, time_ns, wait_ms)
 
-    def close(self, time_ns: int) -> None:
-        """What has passed already is sent; what is still on its way is given up."""
+    def stop(self) -> None:
+        """What has passed already is sent; what is still on its way, and comes later, is given up.
+
+        Takes CLOSE_S at most, and leaves the outlet to whoever uses it next.
+        """
         self._stopped = True
-        self._wake.set()
+        self._wake.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSE_S)
-        self._outlet.close(time_ns)
+
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None:
+        self.stop()
+        self._outlet.close(time_ns, wait_ms)
 
     def forget(self) -> None:
+        """In a forked child. The parent's events stay as they are: PyTorch's, destroyed in a
+        process that may not use the device, end it (c10/cuda/CUDAEvent.h: ~CUDAEvent throws).
+        """
         self._stopped = True
-        self._pending = deque()
+        self._thread = None
+        self._wake = queue.SimpleQueue()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # even at the interpreter's end
         self._outlet.forget()
 
     @property
     def stopped(self) -> bool:
         return self._stopped
 
-    def _timeline(self) -> _Timeline:
+    def _timeline(self) -> _Timeline | None:
         key = self._devices.current()
         timeline = self._timelines.get(key)
-        if timeline is None:
-            timeline = self._timelines[key] = _Timeline(self._devices.device(key))
+        if timeline is None and key is not None:
+            # Two threads may come here at once: an event of a timeline that is not in there would
+            # never be told, nor any after it.
+            timeline = self._timelines.setdefault(key, _Timeline(self._devices.device(key)))
         return timeline
 
     def _start(self) -> None:
-        with self._starting:
+        if not self._starting.acquire(blocking=False):
+            return  # another thread is at it
+        try:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="perseus-hooks", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="perseus-hooks", daemon=True)
+                thread.start()
+                self._thread = thread
+        finally:
+            self._starting.release()
 
     def _run(self) -> None:
         try:
@@ -172,10 +196,9 @@ class DeviceTimes:
             self._fail(error)
 
     def _rest(self) -> None:
-        self._wake.clear()
         self._idle = True
         if not (self._pending or self._stopped):  # else it came before `_idle` was seen
-            self._wake.wait()
+            self._wake.get()
         self._idle = False
 
     def _look(self) -> None:
@@ -196,7 +219,14 @@ class DeviceTimes:
             self._pending.popleft()
             timeline.device.give_back(event)
             self._latest_ns = max(self._latest_ns, time_ns)  # two streams may pass each other
+            self._send(kind, fields)
+
+    def _send(self, kind: type[Any], fields: tuple[Any, ...]) -> None:
+        """What goes wrong on the way to the daemon is no fault of the device, and may pass."""
+        try:
             self._outlet.emit(kind, self._latest_ns, *fields)
+        except Exception as error:  # noqa: BLE001  a hook never raises
+            self._once.warn("send", "perseusd does not hear of some computations: %r", error)
 
     def _attend(self, timeline: _Timeline) -> None:
         if timeline is not self._attended:
@@ -204,14 +234,16 @@ class DeviceTimes:
             self._attended = timeline
 
     def _fail(self, error: Exception) -> None:
-        """Nothing of this device can be believed any more."""
+        """Nothing of this device can be believed any more.
+
+        Events on their way stay where they are: to destroy one on a device that failed may raise.
+        """
         if self._stopped:
             return
         self._stopped = True
-        self._pending.clear()
-        self._wake.set()
-        with contextlib.suppress(Exception):  # a user's log handler
-            logger.warning("perseusd hears no more of this process, its device failed: %r", error)
+        self._wake.put(None)
+        self._outlet.lose()
+        warn("perseusd hears no more of this process, its device failed: %r", error)
 
 
 class _Anchor(NamedTuple):
@@ -228,6 +260,7 @@ class _Timeline:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._anchor: _Anchor | None = None
+        self._due_ns = 0  # when a new one is
 
     def time_ns(self, event: Any) -> int | None:
         """When it passed, in CLOCK_MONOTONIC; None: it has not, or that cannot be told yet."""
@@ -237,18 +270,28 @@ class _Timeline:
         return anchor.time_ns + round(self.device.elapsed_ms(anchor.event, event) * 1e6)
 
     def is_stale(self) -> bool:
-        return self._anchor is None or time.monotonic_ns() - self._anchor.time_ns > ANCHOR_NS
+        return self._anchor is None or time.monotonic_ns() > self._due_ns
 
     def anchor(self, owner: DeviceTimes) -> None:
-        tries = (self._taken(owner) for _ in range(ANCHOR_TRIES))
-        found = [anchor for anchor in tries if anchor is not None]
+        """Take a new one. All else waits meanwhile: where the device is behind, one try is all."""
+        found: list[_Anchor] = []
+        slow = False
+        while not slow and len(found) < ANCHOR_TRIES:
+            begun_ns = time.monotonic_ns()
+            anchor = self._taken(owner)
+            slow = anchor is None or time.monotonic_ns() - begun_ns > ANCHOR_LONG_NS
+            if anchor is not None:
+                found.append(anchor)
         if found:
             self._anchor = min(found, key=lambda anchor: anchor.width_ns)
+        self._due_ns = time.monotonic_ns() + (ANCHOR_NS if found else ANCHOR_AGAIN_NS)
 
     def _taken(self, owner: DeviceTimes) -> _Anchor | None:
         """It passed between the last look that did not see it and the first one that did."""
         before_ns = begun_ns = time.monotonic_ns()
         event, pause_s = self.device.mark(), ANCHOR_POLL_S[0]
+        if event is None:
+            return None
         while not self.device.is_past(event):
             if owner.stopped or before_ns - begun_ns > ANCHOR_WAIT_NS:
                 return None

@@ -8,16 +8,18 @@ import threading
 MAX_DEPTH = 64  # spans of one thread; older ones were never ended and are given up
 
 
+_tokens = itertools.count(1)  # of the process: a later client's are never an earlier one's
+
+
 class Spans:
     """Thread-safe without a lock: a stack is its thread's own, and a dict's pop is atomic."""
 
     def __init__(self) -> None:
-        self._tokens = itertools.count(1)
         self._local = threading.local()
         self._stacks: dict[int, list[int]] = {}  # open token → the stack that it is on
 
     def start(self) -> int:
-        token = next(self._tokens)
+        token = next(_tokens)
         stack = self._stack()
         if len(stack) >= MAX_DEPTH:
             self._stacks.pop(stack.pop(0), None)
@@ -25,9 +27,13 @@ class Spans:
         self._stacks[token] = stack
         return token
 
+    @property
+    def any_open(self) -> bool:
+        return bool(self._stacks)
+
     def reserve(self) -> int:
         """A token for a span that is on no stack: it is over when it is told."""
-        return next(self._tokens)
+        return next(_tokens)
 
     def end(self, token: int | None = None) -> int | None:
         """The token that ends: the given one, else this thread's innermost. None: none is open."""

@@ -90,7 +90,7 @@ class Recording:
     def introduce(self, hello: Hello, time_ns: int, wait_ms: int) -> None:
         self.events.append(hello)
 
-    def close(self, time_ns: int) -> None:
+    def close(self, time_ns: int, wait_ms: int | None = None) -> None:
         """A recording ends with its `with` block, not with the code that it watches."""
 
     def forget(self) -> None:
@@ -102,8 +102,12 @@ def record() -> Iterator[Recording]:
     """Send the calls of this process to a recording, and afterwards where they went before."""
     recording = Recording()
     hello = identify(Arguments(), os.environ, complain=lambda message: None)
-    with speaking_through(Client(hello, "", outlet=recording)):
-        yield recording
+    client = Client(hello, "", outlet=recording)
+    try:
+        with speaking_through(client):
+            yield recording
+    finally:
+        client.close()  # with the device's times, there is a thread to end
 
 
 def _span(start: StageStart, end: StageEnd, thread: str) -> Span:

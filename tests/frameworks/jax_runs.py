@@ -251,6 +251,8 @@ def rough() -> dict[str, Any]:
             task.result(3.5)
         with tasks.task("iteration") as task:
             task.result({"key": jax.random.key(0), "more": [jnp.ones(3), None, "text"]})
+        with tasks.task("iteration", chunk=jnp.int32(0)) as task:
+            task.result(jnp.ones(3))
         tasks.settle(PATIENCE_S)
         found["odd"] = [span[0] for span in spans(recording)]
     found["log"] = log.lines

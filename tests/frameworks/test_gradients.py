@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from perseus_hooks import stage
 from perseus_hooks.adapters import gradients
+from perseus_hooks.calls import find
 from perseus_hooks.events import Hello, StageEnd, StageStart
+from perseus_hooks.log import Once
 from perseus_hooks.testing import Recording, record
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -125,9 +127,11 @@ def _gradients(around: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
     return [p.grad for p in network.parameters() if p.grad is not None], torch.get_rng_state()
 
 
-def test_what_cannot_be_watched_is_reported_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_watched_is_reported_all_the_same(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A loss without gradient, or none: torch's own error alone is seen, and no span stays open."""
-    gradients._said.clear()
+    monkeypatch.setattr(gradients, "_once", Once())
     with caplog.at_level(logging.WARNING, "perseus_hooks"), record() as recording:
         loss = torch.zeros(())
         with pytest.raises(RuntimeError, match="does not require grad"), gradients.backward(loss):
@@ -178,3 +182,13 @@ def test_the_example_reports_two_replicas(daemon: Any, runtime_dir: str) -> None
     of_one = [(i, m, kind) for i in range(3) for m in range(4) for kind in ("backward", "forward")]
     assert sorted(starts) == sorted(2 * of_one)
     assert sum(type(e) is StageEnd for e in events) == len(starts)
+
+
+def test_a_later_training_that_is_not_data_parallel_does_not_inherit_a_place() -> None:
+    """What an adapter leaves out stays, so where a rank stands is said to be unknown."""
+    with record() as recording:
+        find(**gradients.place(True, 1, 2))
+        assert (recording.hello.stage, recording.hello.replica) == (0, 1)
+        find(**gradients.place(False, 1, 2))
+    hello = recording.hello
+    assert (hello.stage, hello.stages, hello.replica, hello.replicas) == (None,) * 4

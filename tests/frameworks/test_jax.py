@@ -107,7 +107,7 @@ def test_what_goes_wrong_around_a_task_is_the_users_own(dispatched: dict[str, An
     assert found["raised"] == "TypeError"
     assert found["inside"] == 2.0
     assert found["same object"]
-    assert found["odd"] == ["iteration", "iteration"]
+    assert found["odd"] == ["iteration"] * 3
     assert len(found["log"]) == 3
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import (
 from perseus_hooks.adapters import gradients
 from perseus_hooks.adapters.lightning import PerseusCallback, _is_data_parallel
 from perseus_hooks.events import Hello, StageStart
+from perseus_hooks.log import Once
 from perseus_hooks.testing import Recording, record
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -204,7 +205,7 @@ def test_what_a_trainer_does_not_have_is_logged_once_and_training_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version's Trainer may lack anything."""
-    gradients._said.clear()
+    monkeypatch.setattr(gradients, "_once", Once())
     monkeypatch.setattr("perseus_hooks.adapters.lightning._place_of", lambda trainer: 1 / 0)
     module = Module()
     with record() as recording:

@@ -24,6 +24,11 @@ int cuThreadExchangeStreamCaptureMode(int *mode) {
     *mode = 0;
     return asked == 2 ? 0 : 1;
 }
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
+    *flags = 7;
+    *active = device == 3;
+    return device > 7;
+}
 int calls(void) { return threads; }
 int mode(int call) { return modes[call]; }
 """
@@ -32,7 +37,14 @@ int mode(int call) { return modes[call]; }
 
 @pytest.mark.parametrize(
     "name",
-    ["is_initialized", "current_device", "set_device", "is_current_stream_capturing"],
+    [
+        "is_initialized",
+        "device_count",
+        "current_device",
+        "set_device",
+        "set_stream",
+        "is_current_stream_capturing",
+    ],
 )
 def test_the_stand_in_has_torchs_functions(name: str) -> None:
     """Those that are called with arguments have them by the same names."""
@@ -50,6 +62,7 @@ def test_the_stand_in_has_torchs_events() -> None:
         ours = inspect.signature(getattr(Event, name)).parameters
         assert list(real) == list(ours)
     assert callable(torch.cuda.Stream)
+    assert callable(torch.cuda.device)
 
 
 def test_without_cuda_there_are_no_devices() -> None:
@@ -77,6 +90,14 @@ def test_the_thread_that_asks_takes_no_part_in_captures(driver: ctypes.CDLL) -> 
     assert driver.calls() == 1
     assert driver.mode(0) == 2
     assert cuda.devices_set == [("asking", 3)]
+
+
+def test_the_driver_is_asked_where_contexts_are(driver: ctypes.CDLL) -> None:
+    """What it does not know, or where there is none to ask, counts as if there were one."""
+    assert [torch_cuda.has_context(index) for index in (0, 3, 8)] == [False, True, True]
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(torch_cuda, "DRIVER", "/nowhere/libcuda.so.1")
+        assert torch_cuda.has_context(0)
 
 
 def test_a_driver_that_refuses_is_an_error(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from perseus_hooks.adapters import torch_pipelining
+from perseus_hooks.testing import record
 
 from perseusd.core.model import Computation
 from perseusd.core.schedules import by_name, pipeline
@@ -113,3 +114,27 @@ def test_what_is_no_schedule_is_refused() -> None:
     """With the fix in the message."""
     with pytest.raises(TypeError, match="pass the object whose step"):
         torch_pipelining.instrument(object())
+
+
+def test_without_a_process_group_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Where this rank stands cannot be told, and the log says so: no reason to raise."""
+
+    class Stage:
+        stage_index, group_size, is_last = 0, 1, False
+
+        def forward_one_chunk(self, number: int) -> int:
+            return number
+
+        backward_one_chunk = backward_weight_one_chunk = forward_one_chunk
+
+    class Schedule:
+        _stage, _has_backward, _loss_fn = Stage(), True, None
+
+        def step(self) -> int:
+            return self._stage.forward_one_chunk(3)
+
+    schedule = Schedule()
+    with record() as recording, torch_pipelining.instrument(schedule):
+        assert schedule.step() == 3
+    assert [(span.instruction, span.microbatch) for span in recording.spans] == [("forward", 3)]
+    assert "does not hear which stage" in caplog.text

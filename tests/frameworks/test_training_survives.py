@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +63,14 @@ def running(runtime_dir: str, enabled: bool = True) -> Iterator[Run]:
 
 
 def known(observer: Observer) -> bool:
-    jobs = ask(observer.folder / "status.sock", {"command": "status"})["jobs"]
-    return any("survivor" in job["id"] for job in jobs)
+    """Whether the daemon knows of the job; it is given time to read what was sent."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        jobs = ask(observer.folder / "status.sock", {"command": "status"})["jobs"]
+        if any("survivor" in job["id"] for job in jobs):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 PHASES = ((3, 0), (5, 32), (3, 0), (3, 0), (400, 0), (3, 0), (200, 0))

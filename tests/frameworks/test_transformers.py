@@ -13,6 +13,7 @@ import torch
 from perseus_hooks.adapters import gradients
 from perseus_hooks.adapters.transformers import PerseusCallback, _is_data_parallel
 from perseus_hooks.events import Hello, StageStart
+from perseus_hooks.log import Once
 from perseus_hooks.testing import Recording, record
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
@@ -216,7 +217,7 @@ def test_what_goes_wrong_is_logged_once_and_training_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version's Trainer may lack anything; the spans then end where the Trainer says so."""
-    gradients._said.clear()
+    monkeypatch.setattr(gradients, "_once", Once())
     monkeypatch.setattr("perseus_hooks.adapters.transformers._place_of", lambda *known: 1 / 0)
     with record() as recording:
         _trainer(tmp_path, _model(), 4, PerseusCallback(), num_train_epochs=2).train()

@@ -67,6 +67,9 @@ class Training:
             self.model(batch).sum().item()
 
 
+LOOKED_FOR_S = 1.5  # hooks that speak look for a socket once a second: it is found meanwhile
+
+
 def calling(stop: threading.Event) -> None:
     number = 0
     while not stop.is_set():
@@ -88,6 +91,8 @@ def main() -> None:
         if not count:  # PyTorch itself warns of forks beside threads
             training.see_data()
         told = training.run(iterations)
+        if count:
+            time.sleep(LOOKED_FOR_S)
         stop.set()
         for thread in threads:
             thread.join()

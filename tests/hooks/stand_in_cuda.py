@@ -7,12 +7,15 @@ distances in 32-bit floats of milliseconds, as the real one does.
 
 from __future__ import annotations
 
+import os
 import queue
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Work:
@@ -64,7 +67,9 @@ class Event:
     def record(self, stream: Work | None = None) -> None:
         self.passed_ns = None
         self._cuda.recorded += 1
-        (stream or self._cuda.stream).then(self._pass)
+        self._cuda.recorded_on.append(self._cuda.current_device())
+        alive = weakref.ref(self)  # a stream keeps no event
+        (stream or self._cuda.current()).then(lambda: _pass(alive()))
 
     def query(self) -> bool:
         if self._cuda.broken:
@@ -76,20 +81,35 @@ class Event:
         rounded: float = struct.unpack("f", struct.pack("f", distance_ms))[0]
         return rounded
 
-    def _pass(self) -> None:
+    def __del__(self) -> None:
+        self._cuda.destroyed_in.append(os.getpid())
+
+    def passes(self) -> None:
         self.passed_ns = time.monotonic_ns()
         self._cuda.passed.append(self.passed_ns)
 
 
+def _pass(event: Event | None) -> None:
+    if event is not None:
+        event.passes()
+
+
 class StandIn:
-    """The module torch.cuda. drift: how much faster its clock runs than the host's."""
+    """The module torch.cuda. drift: how much faster its clock runs than the host's.
+
+    selected, contexts: the device that threads have selected, and those that something runs on.
+    """
 
     def __init__(self, drift: float = 0.0) -> None:
         self.stream = Work()
         self._streams = [self.stream]
         self._drift = drift
         self._origin_ns = time.monotonic_ns()
-        self.broken = self.capturing = False
+        self._local = threading.local()
+        self.broken = self.capturing = self.capturing_aside = False
+        self.selected, self.contexts = 0, {0}
+        self.recorded_on: list[int] = []
+        self.destroyed_in: list[int] = []  # which processes
         self.recorded = 0
         self.passed: list[int] = []
         self.devices_set: list[tuple[str, int]] = []
@@ -97,14 +117,34 @@ class StandIn:
     def is_initialized(self) -> bool:
         return True
 
+    def device_count(self) -> int:
+        return 8
+
     def current_device(self) -> int:
-        return 0
+        index: int = getattr(self._local, "device", self.selected)
+        return index
 
     def set_device(self, device: int) -> None:
+        self._local.device = device
         self.devices_set.append((threading.current_thread().name, device))
 
+    @contextmanager
+    def device(self, device: Any) -> Iterator[None]:
+        before = self.current_device()
+        self._local.device = device
+        yield
+        self._local.device = before
+
+    def set_stream(self, stream: Work) -> None:
+        self._local.stream = stream
+
+    def current(self) -> Work:
+        """The calling thread's stream."""
+        stream: Work = getattr(self._local, "stream", self.stream)
+        return stream
+
     def is_current_stream_capturing(self) -> bool:
-        return self.capturing
+        return self.capturing if self.current() is self.stream else self.capturing_aside
 
     def Stream(self) -> Work:  # noqa: N802  torch's name
         self._streams.append(Work())

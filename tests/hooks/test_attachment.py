@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from perseus_hooks.adapters.attachment import Attachment
+from perseus_hooks.adapters.attachment import Attachment, attached, tell
 
 
 class Engine:
@@ -135,3 +135,18 @@ def test_what_is_instrumented_already_is_not_instrumented_again(
     outer.surround(engine, "double", first.around)  # once the first is gone, another may
     engine.double(3)
     assert first.calls[-1] == (3,)
+
+
+def test_what_cannot_be_attached_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """A framework of another version: training goes on as it was, and the log says so."""
+    engine = Engine()
+
+    def attach(attachment: Attachment) -> None:
+        attachment.surround(engine, "double", Seen().around)
+        attachment.surround(engine, "no_such_method", Seen().around)
+
+    with caplog.at_level(logging.WARNING, "perseus_hooks"):
+        attached(attach).remove()
+        tell(lambda: {"stage": 1 // 0})
+    assert vars(engine) == {}
+    assert len(caplog.records) == 2

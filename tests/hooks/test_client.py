@@ -8,11 +8,12 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import perseus_hooks
 import pytest
-from perseus_hooks import Client, channel, configure, events, stage, stage_end, stage_start
+from perseus_hooks import Client, channel, configure, events, log, stage, stage_end, stage_start
 from perseus_hooks.events import Goodbye, Hello, Introduce, Refusal, StageEnd, StageStart, Welcome
 from perseus_hooks.identity import Arguments, identify
 
@@ -303,6 +304,19 @@ def test_a_held_lock_drops_the_event_and_counts_it(daemon: Any, runtime_dir: str
     assert sequences == [1, 4, 5]
 
 
+def test_a_hello_that_finds_the_lock_held_is_said_later(daemon: Any, runtime_dir: str) -> None:
+    """Who this process is must not be forgotten because another thread was sending."""
+    hello = identify(Arguments(job="job"), {}, complain=lambda message: None)
+    client = Client(hello, runtime_dir)
+    outlet = client._host
+    assert isinstance(outlet, channel.Channel)
+    with outlet._lock:
+        client.introduce(replace(hello, stage=3, stages=4))
+    client.stage_end(client.stage_start("forward"))
+    client.close()
+    assert [e.stage for e in daemon.receive() if isinstance(e, Hello)] == [None, 3]
+
+
 def test_a_log_handler_may_use_the_hooks(daemon: Any, runtime_dir: str, until: Any) -> None:
     """A handler that calls the hooks, or raises, neither deadlocks nor stops the trainer."""
     seen: list[str] = []
@@ -314,7 +328,7 @@ def test_a_log_handler_may_use_the_hooks(daemon: Any, runtime_dir: str, until: A
             raise RuntimeError("a handler's own fault")
 
     handler = Handler()
-    channel.logger.addHandler(handler)
+    log.logger.addHandler(handler)
     try:
         configure(job="job", runtime_dir=runtime_dir)
         stage_end(stage_start("sideways"))
@@ -323,7 +337,41 @@ def test_a_log_handler_may_use_the_hooks(daemon: Any, runtime_dir: str, until: A
         daemon.send(Refusal("code", "reason"))
         until(lambda: span() or len(seen) == 2)
     finally:
-        channel.logger.removeHandler(handler)
+        log.logger.removeHandler(handler)
+
+
+def test_a_filter_that_raises_stops_no_training(
+    runtime_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong variable is complained of in the first call, which never raises."""
+    monkeypatch.setenv("PERSEUS_RUNTIME_DIR", runtime_dir)
+    monkeypatch.setenv("PERSEUS_STAGE", "third")
+    seen: list[str] = []
+
+    def filtered(record: logging.LogRecord) -> bool:
+        seen.append(record.getMessage())
+        raise RuntimeError("a filter's own fault")
+
+    log.logger.addFilter(filtered)
+    try:
+        assert stage_start("forward")
+        perseus_hooks.calls.find(rank=-1)
+    finally:
+        log.logger.removeFilter(filtered)
+    assert len(seen) >= 2
+
+
+def test_a_later_client_never_ends_an_earlier_ones_span(daemon: Any, runtime_dir: str) -> None:
+    """A token is of one span of this process, whichever client there was meanwhile."""
+    configure(job="job", runtime_dir=runtime_dir)
+    early = stage_start("forward")
+    perseus_hooks.close()
+    configure(job="job", runtime_dir=runtime_dir)
+    late = stage_start("forward")
+    stage_end(early)
+    stage_end(late)
+    ended = [event.token for event in daemon.receive() if isinstance(event, StageEnd)]
+    assert ended == [late]
 
 
 def test_cuda_that_comes_up_later_is_said(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import perseus_hooks
 import pytest
 from perseus_hooks import device_times
 from perseus_hooks.adapters import torch_cuda
+from perseus_hooks.device_times import DeviceTimes
 from perseus_hooks.events import Event, StageEnd, StageStart
 from perseus_hooks.testing import Recording, record
 
@@ -31,6 +35,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeCuda]:
         return made[-1]
 
     monkeypatch.setattr(torch_cuda, "_stay_out_of_captures", lambda: None)
+    monkeypatch.setattr(torch_cuda, "has_context", lambda index: index in made[-1].contexts)
     yield make
     for one in made:
         one.end()
@@ -185,3 +190,188 @@ def test_without_a_daemon_nothing_is_put_into_the_stream(
             time.sleep(0.001)
     client.close()
     assert device.recorded <= before + 2
+
+
+def test_two_threads_that_come_first_together_are_both_heard(cuda: MakeCuda) -> None:
+    """One timeline a device: what hung on another would never be told, nor all that came after."""
+    device = cuda()
+    both = threading.Barrier(2)
+
+    class Slow(torch_cuda.CudaDevices):
+        def device(self, key: Any) -> torch_cuda.CudaEvents:
+            both.wait(PATIENCE_S)
+            return super().device(key)
+
+    recording = Recording()
+    times = DeviceTimes(recording, Slow(device))
+    threads = [
+        threading.Thread(target=times.emit, args=(StageEnd, time.monotonic_ns(), token))
+        for token in (1, 2)
+    ]
+    for thread in threads:
+        thread.start()
+    events = heard(recording, 2)
+    assert sorted(event.token for event in events) == [1, 2]
+    times.close(time.monotonic_ns())
+
+
+def test_what_goes_wrong_on_the_way_to_the_daemon_passes(
+    cuda: MakeCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No file descriptor for a socket, say: that is no failure of the device, and is said once."""
+    device = cuda()
+
+    class Flaky(Recording):
+        broken = True
+
+        def emit(self, kind: type[Any], time_ns: int, *fields: Any) -> None:
+            if self.broken:
+                raise OSError("too many open files")
+            super().emit(kind, time_ns, *fields)
+
+    recording = Flaky()
+    times = DeviceTimes(recording, torch_cuda.CudaDevices(device))
+    with caplog.at_level(logging.WARNING, "perseus_hooks"):
+        for token in range(1, 4):
+            times.emit(StageEnd, time.monotonic_ns(), token)
+        deadline = time.monotonic() + PATIENCE_S
+        while times._pending and time.monotonic() < deadline:
+            time.sleep(0.002)
+        recording.broken = False
+        times.emit(StageEnd, time.monotonic_ns(), 4)
+        assert [event.token for event in heard(recording, 1)] == [4]
+    assert [r.getMessage() for r in caplog.records] == [
+        "perseusd does not hear of some computations: OSError('too many open files')"
+    ]
+    times.close(time.monotonic_ns())
+
+
+def test_after_a_failure_nothing_grows(cuda: MakeCuda) -> None:
+    """The gap is told once; a training of weeks that goes on without us fills no memory."""
+    device = cuda()
+    recording = Recording()
+    times = DeviceTimes(recording, torch_cuda.CudaDevices(device))
+    times.emit(StageEnd, time.monotonic_ns(), 1)
+    heard(recording, 1)
+    device.broken = True
+    times.emit(StageEnd, time.monotonic_ns(), 2)
+    deadline = time.monotonic() + PATIENCE_S
+    while not times.stopped and time.monotonic() < deadline:
+        time.sleep(0.002)
+    for _ in range(100):
+        times.emit(StageEnd, time.monotonic_ns(), 3)
+    assert recording._sequence == 2  # one that was heard, one gap
+    times.close(time.monotonic_ns())
+
+
+def test_a_thread_that_cannot_be_started_is_a_failure_like_another(
+    cuda: MakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call returns, nothing piles up, and closing still says goodbye."""
+    device = cuda()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    closed: list[int] = []
+
+    class Closing(Recording):
+        def close(self, time_ns: int, wait_ms: int | None = None) -> None:
+            closed.append(time_ns)
+
+    times = DeviceTimes(Closing(), torch_cuda.CudaDevices(device))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        times.emit(StageEnd, time.monotonic_ns(), 1)
+    assert times.stopped
+    times.close(7)
+    assert closed == [7]
+
+
+def test_back_to_the_hosts_times_what_was_on_its_way_never_comes_later(cuda: MakeCuda) -> None:
+    """The device's thread ends, and the gap tells of what it did not send."""
+    device = cuda()
+    with record() as recording:
+        with device.stream.stalled():
+            token = perseus_hooks.stage_start("forward")
+            thread = next(t for t in threading.enumerate() if t.name == "perseus-hooks")
+            perseus_hooks.configure(time_source="host")
+            perseus_hooks.stage_end(token)
+            with perseus_hooks.stage("backward"):
+                pass
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+        device.stream.finish()
+        events = _stages(recording.events)
+    assert recording.hello.time_source == "host"
+    assert [type(event) for event in events] == [StageEnd, StageStart, StageEnd]
+    assert [event.sequence for event in events] == [2, 3, 4]
+
+
+def test_a_span_that_is_open_when_cuda_comes_up_leaves_a_gap(cuda: MakeCuda) -> None:
+    """It began by the host's clock and ends by the device's: that is no length of anything."""
+    with record() as recording:
+        with perseus_hooks.stage("iteration"):
+            cuda()
+            with perseus_hooks.stage("forward"):
+                pass
+        events = heard(recording, 4)
+    assert [event.sequence for event in events] == [1, 3, 4, 5]
+
+
+def test_a_forked_child_destroys_no_event_of_its_parents(cuda: MakeCuda) -> None:
+    """PyTorch's end the process that does, if it may not use the device: a data loader's worker."""
+    device = cuda()
+    reading, writing = os.pipe()
+    with record() as recording, device.stream.stalled():
+        hello = recording.hello
+        client = perseus_hooks.Client(hello, "", outlet=Recording())
+        for _ in range(3):
+            with client.stage("forward"):
+                pass
+        child = os.fork()
+        if child == 0:
+            del client, recording
+            os.write(writing, str(device.destroyed_in.count(os.getpid())).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reading, 10) == b"0"
+        assert client.stage_start("forward")  # the parent's go on
+        client.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_stream_of_ours_on_which_the_training_captures_gets_no_event(cuda: MakeCuda) -> None:
+    """PyTorch lends each of its streams several times; asking for a captured event is an error."""
+    device = cuda()
+    device.capturing_aside = True
+    with record() as recording:
+        with perseus_hooks.stage("forward"):
+            pass
+        time.sleep(0.05)
+        assert device.recorded == 2  # no mark
+        device.capturing_aside = False
+        heard(recording, 2)
+
+
+def test_events_are_recorded_where_something_computes(
+    cuda: MakeCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On `cuda:3` with GPU 0 selected, as before any set_device; never a context for nothing."""
+    device = cuda()
+    device.contexts = set()
+    with caplog.at_level(logging.WARNING, "perseus_hooks"), record() as recording:
+        with perseus_hooks.stage("forward"):
+            pass
+        assert device.recorded == 0
+        device.contexts = {3}
+        with perseus_hooks.stage("forward"):
+            pass
+        assert [event.sequence for event in heard(recording, 2)] == [3, 4]
+        device.contexts = {3, 4}
+        with perseus_hooks.stage("forward"):
+            pass
+        assert len(_stages(recording.events)) == 2
+    assert set(device.recorded_on) == {3}
+    assert [r.getMessage() for r in caplog.records] == [torch_cuda._WHICH % [3, 4]]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from types import TracebackType
 from typing import Any, Callable, ContextManager
 
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.calls import find
+from perseus_hooks.log import Once, warn
 
 Around = Callable[..., "ContextManager[Any] | None"]
 _ABSENT = object()
@@ -23,7 +23,7 @@ class Attachment:
 
     def __init__(self) -> None:
         self._undo = contextlib.ExitStack()
-        self._said: set[str] = set()
+        self._once = Once()
 
     def surround(self, owner: Any, name: str, around: Around) -> None:
         """Let every call of owner.name run inside `with around(*args, **kwargs)`, if that is one.
@@ -69,10 +69,7 @@ class Attachment:
             self._complain_once(name, error)
 
     def _complain_once(self, name: str, error: Exception) -> None:
-        if name not in self._said:
-            self._said.add(name)
-            with contextlib.suppress(Exception):  # a user's log handler
-                logger.warning("perseusd does not hear of some calls of %s: %r", name, error)
+        self._once.warn(name, "perseusd does not hear of some calls of %s: %r", name, error)
 
     def replace(self, owner: Any, name: str, function: Any) -> None:
         """Set owner.name until this is removed, and then what was there, or nothing, again."""
@@ -93,6 +90,25 @@ class Attachment:
         trace: TracebackType | None,
     ) -> None:
         self.remove()
+
+
+def attached(attach: Callable[[Attachment], None]) -> Attachment:
+    """What `attach` has put into a framework; nothing, and a warning, where it raised."""
+    attachment = Attachment()
+    try:
+        attach(attachment)
+    except Exception as error:  # noqa: BLE001  a hook never raises
+        attachment.remove()
+        warn("perseusd does not hear of this training: %r", error)
+    return attachment
+
+
+def tell(place: Callable[[], dict[str, Any]]) -> None:
+    """`find` what this returns, named as in `Found`; a warning where it raises."""
+    try:
+        find(**place())
+    except Exception as error:  # noqa: BLE001  a hook never raises
+        warn("perseusd does not hear which stage this process is: %r", error)
 
 
 def _put_back(owner: Any, name: str, ours: Any, before: Any) -> None:

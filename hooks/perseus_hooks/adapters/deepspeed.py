@@ -12,17 +12,15 @@ microbatch from the forward to the backward.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ContextManager
 
-from perseus_hooks.adapters.attachment import Attachment
-from perseus_hooks.calls import find, stage
-
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.adapters.attachment import Attachment, attached, tell
+from perseus_hooks.calls import stage
 
 _SCHEDULES = {"TrainSchedule": "1f1b", "DualPipeVSchedule": "dualpipev"}
 
@@ -33,18 +31,10 @@ def instrument(engine: Any) -> Attachment:
     engine: the PipelineEngine that `deepspeed.initialize` returns for a PipelineModule. Never
     raises: where the engine is not as expected, that is logged and nothing is reported.
     """
-    attachment = Attachment()
-    try:
-        _attach(attachment, engine)
-    except Exception as error:  # noqa: BLE001  a hook never raises
-        attachment.remove()
-        logger.warning("perseusd does not hear of this training: %r", error)
-    else:
-        _tell(engine)
-    return attachment
+    return attached(functools.partial(_attach, engine))
 
 
-def _attach(attachment: Attachment, engine: Any) -> None:
+def _attach(engine: Any, attachment: Attachment) -> None:
     if not hasattr(engine, "_INSTRUCTION_MAP"):
         raise TypeError(f"{type(engine).__name__} has no pipeline: instrument a PipelineEngine")
     names = importlib.import_module("deepspeed.runtime.pipe.schedule")
@@ -59,6 +49,7 @@ def _attach(attachment: Attachment, engine: Any) -> None:
     attachment.replace(engine, "_INSTRUCTION_MAP", {**engine._INSTRUCTION_MAP, **reported})
     attachment.surround(engine, "train_batch", reporter.train_batch)
     attachment.surround(engine, "eval_batch", reporter.eval_batch)
+    tell(functools.partial(_place, engine))
 
 
 class _Reporter:
@@ -97,21 +88,18 @@ class _Reporter:
         return stage(instruction, microbatch=microbatch, chunk=chunk, iteration=self._iterations)
 
 
-def _tell(engine: Any) -> None:
+def _place(engine: Any) -> dict[str, Any]:
     """Where this rank is. Ranks of one stage and one replica are a tensor-slicing group."""
-    try:
-        grid = engine.grid
-        find(
-            rank=grid.global_rank,
-            world_size=grid.world_size,
-            stage=engine.stage_id,
-            stages=engine.num_stages,
-            replica=grid.get_data_parallel_id(),
-            replicas=grid.data_parallel_size,
-            schedule=_schedule(engine),
-        )
-    except Exception as error:  # noqa: BLE001  a hook never raises
-        logger.warning("perseusd does not hear which stage this process is: %r", error)
+    grid = engine.grid
+    return {
+        "rank": grid.global_rank,
+        "world_size": grid.world_size,
+        "stage": engine.stage_id,
+        "stages": engine.num_stages,
+        "replica": grid.get_data_parallel_id(),
+        "replicas": grid.data_parallel_size,
+        "schedule": _schedule(engine),
+    }
 
 
 def _schedule(engine: Any) -> str | None:

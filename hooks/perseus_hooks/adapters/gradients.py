@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from types import TracebackType
 from typing import Any, Callable, TypeVar, cast
 
 from perseus_hooks import calls
-
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.log import Once
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -81,7 +79,12 @@ class backward:  # noqa: N801  reads as a call, as `stage` does
         self._computing = Computing()
 
     def __enter__(self) -> None:
-        self._enter()
+        computing = self._computing
+        computing.start("backward", microbatch=self._microbatch, iteration=self._iteration)
+        try:
+            computing.end_with_backward_of(self._loss)
+        except Exception as error:  # noqa: BLE001  a hook never raises
+            say_once(f"the waiting for other replicas counts as backward: {error!r}")
 
     def __exit__(
         self,
@@ -91,13 +94,15 @@ class backward:  # noqa: N801  reads as a call, as `stage` does
     ) -> None:
         self._computing.end()
 
-    def _enter(self) -> None:
-        computing = self._computing
-        computing.start("backward", microbatch=self._microbatch, iteration=self._iteration)
-        try:
-            computing.end_with_backward_of(self._loss)
-        except Exception as error:  # noqa: BLE001  a hook never raises
-            say_once(f"the waiting for other replicas counts as backward: {error!r}")
+
+def place(data_parallel: bool, rank: int, ranks: int) -> dict[str, int | None]:
+    """Where a rank stands if each is a replica, named as in `Found`; else that it is not known.
+
+    Said, and not left out: an earlier training of this process may have been data-parallel.
+    """
+    if data_parallel:
+        return {"stage": 0, "stages": 1, "replica": rank, "replicas": ranks}
+    return {"stage": None, "stages": None, "replica": None, "replicas": None}
 
 
 def quietly(method: _Function) -> _Function:
@@ -115,14 +120,11 @@ def quietly(method: _Function) -> _Function:
     return cast(_Function, guarded)
 
 
-_said: set[str] = set()
+_once = Once()
 
 
 def say_once(message: str) -> None:
-    if message not in _said and len(_said) < 16:
-        _said.add(message)
-        with contextlib.suppress(Exception):  # a user's log handler
-            logger.warning("%s", message)
+    _once.warn(message, "%s", message)
 
 
 def _queue(call: Callable[[], None]) -> None:

@@ -17,9 +17,7 @@ jitted function the optional `Marks`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import time
 from types import TracebackType
 from typing import Any, Callable, TypeVar
@@ -29,10 +27,9 @@ from perseus_hooks.adapters.jax_clients import stage_clients
 from perseus_hooks.adapters.jax_marks import Marks
 from perseus_hooks.adapters.readiness import Lane, Work, waiter
 from perseus_hooks.client import Client
+from perseus_hooks.log import Once
 
 __all__ = ["Marks", "Task", "Tasks", "iterations", "stage_clients", "task"]
-
-logger = logging.getLogger("perseus_hooks")
 
 SMALL_BYTES = 4096  # arrays up to this are held until they are ready, of larger ones only one
 LOOKED_AT = 32  # leaves at either end of a result: a training state has thousands
@@ -50,7 +47,7 @@ class Tasks:
         self._client = client
         self._lane = Lane()
         self._introduced = client is not None
-        self._said: set[str] = set()
+        self._once = Once()
 
     def task(
         self,
@@ -94,7 +91,9 @@ class Tasks:
             self._introduced = True
             calls.find(time_source="ready", **_place())
         instruction, _, chunk, _ = task.what
-        work = Work(self._reporter(task.what), (instruction, chunk), task.dispatched_ns)
+        plain = isinstance(instruction, str) and isinstance(chunk, int)  # an array is no key
+        key = (instruction, chunk) if plain else None
+        work = Work(self._reporter(task.what), key, task.dispatched_ns)
         work.after, work.results = task.after, task.results
         if not work.results:
             work.ended_ns = time.monotonic_ns()
@@ -120,10 +119,7 @@ class Tasks:
         return told
 
     def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            with contextlib.suppress(Exception):  # a user's log handler
-                logger.warning("perseusd does not hear of all tasks: %s", text)
+        self._once.warn(text, "perseusd does not hear of all tasks: %s", text)
 
 
 _UNKNOWN = (

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from perseus_hooks import calls
-from perseus_hooks.adapters.gradients import Computing, quietly
+from perseus_hooks.adapters.gradients import Computing, place, quietly
 from perseus_hooks.launchers import launcher_of
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # the same code under two names
@@ -106,9 +106,7 @@ def _place_of(trainer: Any) -> dict[str, Any]:
         "local_rank": trainer.local_rank if ranks > 1 else None,  # alone: by its device
         "device": _device_of(trainer.strategy.root_device),
     }
-    if _is_data_parallel(trainer.strategy):
-        found.update(stage=0, stages=1, replica=trainer.global_rank, replicas=ranks)
-    return found
+    return {**found, **place(_is_data_parallel(trainer.strategy), trainer.global_rank, ranks)}
 
 
 def _is_data_parallel(strategy: Any) -> bool:

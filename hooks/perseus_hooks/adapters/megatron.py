@@ -14,15 +14,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import logging
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, ContextManager
 
-from perseus_hooks.adapters.attachment import Attachment
-from perseus_hooks.calls import find, stage
-
-logger = logging.getLogger("perseus_hooks")
+from perseus_hooks.adapters.attachment import Attachment, attached, tell
+from perseus_hooks.calls import stage
 
 SCHEDULES = {  # Megatron's function: the name that perseusd has for its order
     "forward_backward_no_pipelining": None,
@@ -38,18 +35,12 @@ def instrument(schedules: Any = None) -> Attachment:
     before `get_forward_backward_func()`, whose result is one of the functions that are replaced.
     Never raises: where Megatron is not as expected, that is logged and nothing is reported.
     """
-    attachment = Attachment()
-    try:
-        if schedules is None:
-            schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
-        _attach(attachment, schedules)
-    except Exception as error:  # noqa: BLE001  a hook never raises
-        attachment.remove()
-        logger.warning("perseusd does not hear of this training: %r", error)
-    return attachment
+    return attached(functools.partial(_attach, schedules))
 
 
-def _attach(attachment: Attachment, schedules: Any) -> None:
+def _attach(schedules: Any, attachment: Attachment) -> None:
+    if schedules is None:
+        schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
     reporter = _Reporter()
     attachment.surround(schedules, "forward_step", reporter.forward)
     attachment.surround(schedules, "backward_step", reporter.backward)
@@ -108,13 +99,9 @@ class _Reporter:
 
     def _tell(self, schedule: str | None, groups: Any) -> None:
         """Once, at the first iteration: the process groups exist by then."""
-        if self._told:
-            return
-        self._told = True
-        try:
-            find(schedule=schedule, **_place(groups))
-        except Exception as error:  # noqa: BLE001  a hook never raises
-            logger.warning("perseusd does not hear which stage this process is: %r", error)
+        if not self._told:
+            self._told = True
+            tell(lambda: {"schedule": schedule, **_place(groups)})
 
 
 class _Iteration:

@@ -26,6 +26,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Callable
 
+from perseus_hooks.log import warn
+
 MOST_PENDING = 4096  # tasks of a process; a runtime lets a host run ahead by a few dozen
 STOP_S = 0.1  # the longest that the interpreter's exit waits for the thread
 SHORTEST_NS, LONGEST_NS = 500_000, 5_000_000  # between two questions, each of some 10 us
@@ -74,6 +76,9 @@ class Lane:
 
     def add(self, work: Work) -> None:
         self._works.append(work)
+
+    def clear(self) -> None:
+        self._works.clear()
 
     def look(self) -> bool:
         """Report the first task if it has ended, and say so; else look again at `due_ns`."""
@@ -214,14 +219,23 @@ class Waiter:
             self._starting.release()
 
     def _run(self) -> None:
+        try:
+            self._wait()
+        except Exception as error:  # noqa: BLE001  what is asked is a runtime's
+            warn("perseusd hears no more of what this process dispatches: %r", error)
+        self._stopped = True  # however it ended: nothing of the runtime's is held any more
+        self._new.clear()
+        for lane in self._lanes:
+            lane.clear()
+        self._lanes = []
+
+    def _wait(self) -> None:
         while not self._stopped:
             self._take()
             due_ns = self._look()
             if not self._new:  # since a lane was found empty: its next task wakes this thread
                 self._rest(due_ns)
         self._look()
-        self._new.clear()
-        self._lanes = []
 
     def _take(self) -> None:
         while self._new:

@@ -13,12 +13,13 @@ no training: it is not reported, or as `other`.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from perseus_hooks.adapters.attachment import Attachment
-from perseus_hooks.calls import find, stage_end, stage_start
+from perseus_hooks.adapters.attachment import Attachment, tell
+from perseus_hooks.calls import stage_end, stage_start
 
 _PREPARATIONS = ("_initialize_stage", "_initialize_stages")
 _LOSS = "_maybe_compute_loss"
@@ -45,7 +46,7 @@ def instrument(schedule: Any, *, data_parallel: Any = None) -> Attachment:
         attachment.surround(stage, "forward_one_chunk", reporter.forward)
         attachment.surround(stage, "backward_one_chunk", reporter.backward)
         attachment.surround(stage, "backward_weight_one_chunk", reporter.weight_gradient)
-    _tell(schedule, stages, data_parallel)
+    tell(functools.partial(_place, schedule, stages, data_parallel))
     return attachment
 
 
@@ -60,7 +61,7 @@ def _stages(schedule: Any) -> list[Any]:
     return sorted(found, key=lambda stage: int(stage.stage_index))
 
 
-def _tell(schedule: Any, stages: list[Any], data_parallel: Any) -> None:
+def _place(schedule: Any, stages: list[Any], data_parallel: Any) -> dict[str, Any]:
     """Where this rank stands: its first stage is its place, and its group is the pipeline."""
     import torch.distributed as dist
 
@@ -72,16 +73,16 @@ def _tell(schedule: Any, stages: list[Any], data_parallel: Any) -> None:
     elif dist.get_world_size() == ranks:
         replica, replicas = 0, 1
     device = stages[0].device
-    find(
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        device=device.index if device.type == "cuda" else None,
-        stage=place if place < ranks else None,
-        stages=ranks,
-        replica=replica,
-        replicas=replicas,
-        schedule=type(schedule).__name__,
-    )
+    return {
+        "rank": dist.get_rank(),
+        "world_size": dist.get_world_size(),
+        "device": device.index if device.type == "cuda" else None,
+        "stage": place if place < ranks else None,
+        "stages": ranks,
+        "replica": replica,
+        "replicas": replicas,
+        "schedule": type(schedule).__name__,
+    }
 
 
 class _Watched:

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from perseus_hooks import calls
-from perseus_hooks.adapters.gradients import Computing, quietly
+from perseus_hooks.adapters.gradients import Computing, place, quietly
 
 _DATA_PARALLEL = frozenset(("NO", "MULTI_GPU", "MULTI_CPU", "FSDP"))
 """accelerate's distributed types of which each rank is a replica, where no more is configured."""
@@ -110,9 +110,7 @@ def _place_of(args: Any, model: Any) -> dict[str, Any]:
         "local_rank": args.local_process_index if ranks > 1 else None,  # alone: by its device
         "device": args.device.index if args.device.type == "cuda" else None,
     }
-    if _is_data_parallel(args, model):
-        found.update(stage=0, stages=1, replica=args.process_index, replicas=ranks)
-    return found
+    return {**found, **place(_is_data_parallel(args, model), args.process_index, ranks)}
 
 
 def _is_data_parallel(args: Any, model: Any) -> bool:

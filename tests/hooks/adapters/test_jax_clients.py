@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from perseus_hooks import connection
+from perseus_hooks.adapters import jax_clients
 from perseus_hooks.adapters.jax_clients import stage_clients
 from perseus_hooks.events import Goodbye, Hello
 
@@ -72,3 +74,20 @@ def test_switched_off_nothing_is_said(daemon: Any, monkeypatch: pytest.MonkeyPat
             pass
         client.close()
     assert not [event for event in daemon.receive() if not isinstance(event, Goodbye)]
+
+
+def test_at_exit_all_goodbyes_get_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a daemon is stopped each would wait for it, and the interpreter for each."""
+    now_s, given = 0.0, []
+
+    class Waiting:
+        def close(self, wait_ms: int) -> None:
+            nonlocal now_s
+            given.append(wait_ms)
+            now_s += min(wait_ms, 80) / 1000
+
+    monkeypatch.setattr(connection, "GOODBYE_MS", 100)
+    monkeypatch.setattr(jax_clients.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(jax_clients, "_open", [Waiting() for _ in range(4)])
+    jax_clients._close_all()
+    assert given == [100, 20, 0, 0]

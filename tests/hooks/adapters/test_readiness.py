@@ -218,6 +218,24 @@ def test_a_report_that_raises_costs_only_itself(waiter: Waiter) -> None:
     assert [name for name, *_ in told] == ["good"]
 
 
+def test_a_mistake_of_ours_holds_no_memory(
+    waiter: Waiter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread says that it ends; what was put before is let go of, and nothing more is taken."""
+    told: Told = []
+    lane, other, stuck = Lane(), Lane(), Array()
+    held = weakref.ref(stuck)
+    waiter.put(lane, work(told, "stuck", stuck))
+    until(lambda: lane._asked)
+    del stuck
+    broken = work(told, "broken", Array(ready=True))
+    broken.key = []  # cannot be looked up
+    waiter.put(other, broken)
+    until(lambda: held() is None)
+    assert "hears no more" in caplog.text
+    assert not waiter.put(lane, work(told, "late", Array(ready=True)))
+
+
 def test_a_task_is_asked_for_when_it_may_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking takes the interpreter's lock for a moment: often only near the expected end."""
     now_ns = 10**9
