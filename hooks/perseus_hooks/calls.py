@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 
-from perseus_hooks.channel import CONNECT_MS
+from perseus_hooks.channel import CONNECT_MS, SOCKET_NAME
 from perseus_hooks.client import Client, Span
 from perseus_hooks.events import Hello
 from perseus_hooks.identity import (
@@ -19,7 +19,7 @@ from perseus_hooks.identity import (
     is_enabled,
     runtime_dir_of,
 )
-from perseus_hooks.log import warn
+from perseus_hooks.log import inform, warn
 
 
 class _Process:
@@ -97,6 +97,8 @@ def configure(
         enabled = _process.fixed is not None or is_enabled(os.environ)
     if enabled:
         _process.speak(hello, folder, CONNECT_MS)
+        if not os.path.exists(path := os.path.join(folder, SOCKET_NAME)):
+            inform("no perseusd at %s yet: nothing is reported until one starts", path)
     else:
         close()
 

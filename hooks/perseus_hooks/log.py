@@ -17,6 +17,12 @@ def warn(message: str, *details: Any) -> None:
         logger.warning(message, *details)
 
 
+def inform(message: str, *details: Any) -> None:
+    """Log what is no fault. Never raises."""
+    with contextlib.suppress(Exception):
+        logger.info(message, *details)
+
+
 class Once:
     """Warnings of which each is logged once, though what they are of may happen a million times."""
 

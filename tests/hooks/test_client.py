@@ -486,3 +486,14 @@ def test_speaks_says_whether_anybody_would_be_told(daemon: Any, runtime_dir: str
     assert [event.sequence for event in daemon.receive()[1:]] == [1, 2]
     perseus_hooks.close()
     assert not perseus_hooks.calls.speaks()
+
+
+def test_who_asks_is_told_that_no_daemon_is_there(
+    runtime_dir: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At INFO, with the path: it is no fault, and a warning on each of a thousand ranks would be."""
+    with caplog.at_level("INFO", "perseus_hooks"):
+        perseus_hooks.configure(runtime_dir=runtime_dir)
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert f"{runtime_dir}/hooks.sock" in record.getMessage()
