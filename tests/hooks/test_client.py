@@ -91,6 +91,12 @@ def test_a_daemon_that_comes_later_is_found(
         daemon.stop()
 
 
+def noticed() -> bool:
+    """Whether this process's channel has found out that the daemon is gone."""
+    client = perseus_hooks.calls._process.client
+    return client is not None and not client._host._introduced  # type: ignore[attr-defined]
+
+
 def test_a_daemon_that_restarts_is_introduced_to_again(
     runtime_dir: str, until: Any, daemon_class: Any
 ) -> None:
@@ -101,6 +107,7 @@ def test_a_daemon_that_restarts_is_introduced_to_again(
     first.stop()
     for _ in range(20):
         span()
+    until(lambda: span() or noticed())  # libzmq's thread sees it in its own time
     second = daemon_class(runtime_dir)
     try:
         until(lambda: span() or second.receive(0.01))
@@ -491,7 +498,7 @@ def test_speaks_says_whether_anybody_would_be_told(daemon: Any, runtime_dir: str
 def test_who_asks_is_told_that_no_daemon_is_there(
     runtime_dir: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At INFO, with the path: it is no fault, and a warning on each of a thousand ranks would be."""
+    """At INFO, with the path: a warning on each of a thousand ranks would be too much."""
     with caplog.at_level("INFO", "perseus_hooks"):
         perseus_hooks.configure(runtime_dir=runtime_dir)
     (record,) = caplog.records
