@@ -35,14 +35,17 @@ def alike(peers: int) -> float:
     return ALIKE if peers + 1 >= ENOUGH else ALIKE_OF_TWO
 
 
-def shared_reference(own: Array, peers: Sequence[Array]) -> Array:
-    """A replica's own reference, or the median one's where it cannot be sound, shape (kinds,)."""
+def shared_reference(own: Array, peers: Sequence[Array], several: bool = True) -> Array:
+    """A replica's own reference, or the peers' where it cannot be sound, shape (kinds,).
+
+    several: whether the kinds are of several ranks (or links). Then most of them are well, and
+    their middle tells what all have in common, such as lengths; what scatters about it is not
+    apart. Of one rank, most kinds may be slow, and those that are least tell it.
+    """
     if not peers:
         return own
     over = own - _low_median(np.stack([own, *peers]))
-    # Lengths and a slow replica move all kinds. Less than the median of them would find that too
-    # small, and take healthy kinds that scatter for slow ones.
-    common = float(np.sort(over)[(len(over) - 1) // 2])
+    common = float(np.sort(over)[(len(over) - 1) // 2 if several else len(over) // 4])
     apart = over - common
     sound = own - np.where(apart > alike(len(peers)), apart, 0.0)
     whole = len(peers) + 1 >= ENOUGH and common > ALIKE

@@ -83,7 +83,8 @@ class Replica:
         peers = [o for o in others if o.layout.kinds == self.layout.kinds]
         if self.past.healthy < (1 if len(peers) + 1 >= ENOUGH else TRUSTED):
             return None
-        reference = shared_reference(self.past.reference, [p.past.reference for p in peers])
+        references = [p.past.reference for p in peers]
+        reference = shared_reference(self.past.reference, references, several=self.whole > 1)
         self.past.sound = reference
         common = [(p.last, p.slow) for p in peers if p.last is not None]
         excess = self.last = self._excess(reference, common)
@@ -100,6 +101,7 @@ class Replica:
 
         Where lengths scatter much, only many iterations show that the replica as a whole is slow;
         until they do, a reference that still averages would take its slowness for what is usual.
+        A replica of one rank averages on: it has few computations, and is certain of little else.
         """
         if not self.judged.all() or self.slow.any():
             return
@@ -107,7 +109,7 @@ class Replica:
             ranks = slice(0, self.whole + 1)
             limit = np.maximum(SUSPICIOUS, 3 * excess.error[:, ranks])
             above = excess.mean[:, ranks] > limit
-            settled = self.past.healthy >= SEEDS
+            settled = self.whole > 1 and self.past.healthy >= SEEDS
             if above[: FASTER_FOR // 2].any() or (settled and above[:, self.whole].any()):
                 return
             self._correct(excess)
