@@ -50,6 +50,14 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class JobEnded:
+    """Its last process is gone. iteration: the latest that began, -1 where none did."""
+
+    job: str
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recall:
     """Answer, to `Controller.recalled`, with what was last remembered under this signature."""
 
@@ -72,4 +80,4 @@ class Discard:
     signature: str
 
 
-Action = SetClock | RequestPlan | Refuse | Forget | Notice | Recall | Remember | Discard
+Action = SetClock | RequestPlan | Refuse | Forget | Notice | JobEnded | Recall | Remember | Discard

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
-from perseusd.core.actions import Action, Forget, Notice, Refuse, SetClock
+from perseusd.core.actions import Action, Forget, JobEnded, Notice, Refuse, SetClock
 from perseusd.core.jobs.job import Job
 from perseusd.core.jobs.replicas import Replicas
 from perseusd.core.jobs.roster import Member
@@ -193,6 +193,7 @@ class Controller:
             replicas.remove(job)
             if not replicas.jobs:
                 del self.replicas[job.first_replica]
+            actions.append(JobEnded(name, job.iteration))
         return actions + self._drain()
 
     def _let_go_of_unused(self, job: Job) -> list[Action]:

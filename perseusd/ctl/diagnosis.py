@@ -12,7 +12,7 @@ from perseusd.core.jobs.why import WhyCode, code_of
 from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
 from perseusd.ctl.health import about_clock, about_knowledge, about_stragglers
 from perseusd.ctl.output import number, safe
-from perseusd.ctl.telling import duration
+from perseusd.ctl.telling import duration, no_job
 
 RECENT_S: Final = 60.0
 """A refusal longer ago is history: its sender has been corrected or is gone."""
@@ -79,7 +79,7 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
     if not status["jobs"]:
         yield note(
             "jobs",
-            "no training process has said hello",
+            _nobody(status.get("ended")),
             "in the training: call perseus_hooks.stage_start and stage_end, on this node, with the "
             "same PERSEUS_RUNTIME_DIR as here; the hooks log one warning where they are refused",
         )
@@ -87,6 +87,10 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _job(job, daemon)
     yield from about_stragglers(status["jobs"])
     yield from _torn_jobs(status["jobs"])
+
+
+def _nobody(ended: object) -> str:
+    return no_job(ended).removesuffix(".") if ended else "no training process has said hello"
 
 
 def _daemon(daemon: Mapping[str, Any]) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from perseusd.core.actions import (
     Action,
     Discard,
     Forget,
+    JobEnded,
     Notice,
     Recall,
     Refuse,
@@ -266,6 +267,8 @@ class Service:
                     self.keeper.act(action)
                 case Forget(client):
                     self.intake.forget(client)
+                case JobEnded(job, iteration):
+                    self.status.ended.add(job, iteration)
                 case Notice(job, text):
                     log.info("job %s: %s", job, text)
 

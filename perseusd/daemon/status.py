@@ -13,6 +13,7 @@ from perseusd.core.jobs.why import code_of
 from perseusd.core.savings.samples import Estimate
 from perseusd.core.stragglers import Straggler, Watch
 from perseusd.daemon.actuator import Actuator
+from perseusd.daemon.ended import EndedJobs
 from perseusd.daemon.intake import Intake
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.sampler import GpuView, Sampler, reason_names
@@ -41,6 +42,7 @@ class StatusView:
         self._actuator = actuator
         self._intake = intake
         self._obedience = obedience
+        self.ended = EndedJobs()
         self._started_s = time.monotonic()
 
     def make(self) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class StatusView:
             "daemon": self._daemon(),
             "gpus": [self._gpu(gpu) for gpu in self._sampler.gpus],
             "jobs": [self._job(job) for job in self._controller.jobs.values()],
+            "ended": self.ended.as_json(self._controller.jobs),
         }
 
     def _daemon(self) -> dict[str, Any]:

@@ -161,6 +161,12 @@ def test_a_problem_is_named_with_its_fix(
             "not the job whose curves are remembered: another batch",
         ),
         (lambda status: status.update(jobs=[]), "no training process has said hello"),
+        (
+            lambda status: status.update(
+                jobs=[], ended=[{"id": "me:a", "iteration": 24, "ended_s_ago": 125.0}]
+            ),
+            "No job is running. Last: me:a, iteration 24, ended 2 min 5 s ago",
+        ),
         (change("jobs", time_source="host"), "its times are the host's"),
         (change("jobs", expected_ranks=None), "is not known"),
         (
