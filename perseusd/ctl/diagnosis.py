@@ -22,6 +22,9 @@ _SICK_GPU_STATES: Final = frozenset({"lost", "stuck", "failed"})
 _PROGRESS: Final = frozenset({WhyCode.WAITING, WhyCode.MEASURING, WhyCode.NOT_UNDERSTOOD_YET})
 """Reasons that at first only ask for patience."""
 
+_NOTHING: Final = "nothing"
+"""How the fix begins of what is no problem."""
+
 _ABSENCE: Final = ("waiting for", "has said hello", "has ended", "goodbye")
 """Parts of a job's `why` that tell of a rank that is not there, perhaps beside something else."""
 
@@ -225,10 +228,11 @@ def _state(subject: str, job: Mapping[str, Any], *, observing: bool) -> Finding:
         return ok(subject, "hold: its clocks follow the plan" + (f" ({why})" if why else ""))
     if not why:
         return ok(subject, state)
-    if observing or code in _PROGRESS:
+    fix = fix_for(why, code)
+    if observing or fix.startswith(_NOTHING):
         patience = observing and (code in _PROGRESS or code == WhyCode.OBSERVING)
-        return note(subject, f"{state}: {why}", None if patience else fix_for(why, code))
-    return problem(subject, f"{state}: {why}", fix_for(why, code))
+        return note(subject, f"{state}: {why}", None if patience else fix)
+    return problem(subject, f"{state}: {why}", fix)
 
 
 def _code(job: Mapping[str, Any]) -> str | None:

@@ -134,6 +134,19 @@ def test_a_problem_is_named_with_its_fix(
             ),
             "not understood yet",
         ),
+        (
+            change("jobs", state="baseline", why="its iterations are too short: within …"),
+            "iterations are too short",
+        ),
+        (
+            change(
+                "jobs",
+                state="learn",
+                why="no plan could be made: a job of one stage has "
+                "nothing to wait for: it is measured, and stays at full clock",
+            ),
+            "has nothing to wait for",
+        ),
         (change("gpus", mig=True), "MIG is on"),
         (change("gpus", reasons=["sw_thermal"]), "is slowed by sw_thermal"),
         (change("jobs", stragglers=[straggler(transient=True)]), "transient"),

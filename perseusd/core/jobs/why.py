@@ -65,6 +65,7 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     ("goodbye", WhyCode.RANK_GONE),
     ("came back on another connection", WhyCode.RANK_GONE),
     ("joined", WhyCode.RANK_JOINED),
+    ("has nothing to wait for", WhyCode.NOTHING_WAITS),
     ("nothing in this job waits", WhyCode.NOTHING_WAITS),
     ("no plan could be made", WhyCode.NO_PLAN),
     ("came at position", WhyCode.ORDER),

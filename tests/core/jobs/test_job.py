@@ -589,3 +589,22 @@ def test_learning_may_spend_the_budget_that_a_job_told(
     made.join(slowdown_budget=budget)
     made.until("learn")
     assert made.job._known.explorer.slowdown == spent
+
+
+@pytest.mark.parametrize("max_writes_per_s", [1.0, Settings().max_writes_per_s])
+def test_a_job_of_one_stage_is_told_that_it_has_nothing_to_wait_for(node, max_writes_per_s) -> None:
+    """Whether its iterations have room for clock writes or not: it is measured, at full clock."""
+    alone = node(stages=1, settings=Settings(max_writes_per_s=max_writes_per_s))
+    alone.join()
+    alone.iterate(12)
+    assert "a job of one stage has nothing to wait for" in alone.job.reason
+    assert alone.job.ledger.count("baseline") >= 5
+    assert alone.lowered == []
+
+
+def test_a_budget_is_something_to_use_for_a_job_of_one_stage(node) -> None:
+    """What then stands in its way is named: too little room for clock writes."""
+    alone = node(stages=1, settings=Settings(max_writes_per_s=1.0))
+    alone.join(slowdown_budget=0.05)
+    alone.iterate(12)
+    assert "iterations are too short" in alone.job.reason
