@@ -237,6 +237,17 @@ def test_replicas_of_a_job_tell_of_a_straggler_once(status) -> None:
     assert told == ["job me:a", "job me:b"]
 
 
+def test_a_stage_that_was_not_said_is_no_missing_rank(status) -> None:
+    """`stages` without `stage`: not all stages are missing, one rank did not say its own."""
+    why = "rank 0 did not say its stage: configure(stage=…) or PERSEUS_STAGE"
+    told = {"state": "baseline", "why": why, "missing_ranks": list(range(8))}
+    status["jobs"][0] |= told | {"ranks": 1, "expected_ranks": 8}
+    (found,) = [f for f in diagnose(status) if f.verdict is Verdict.PROBLEM]
+    assert why in found.text
+    assert "configure(stage=…" in (found.fix or "")
+    assert not any("missing: stages" in f.text for f in diagnose(status))
+
+
 def waiting(status: dict[str, Any], name: str) -> dict[str, Any]:
     why = "waiting for the ranks of stage 2: no process has said hello for them"
     some = {"id": name, "state": "baseline", "why": why, "missing_ranks": [2]}
@@ -274,8 +285,14 @@ def test_a_job_torn_into_processes_is_told_how_to_join(
 ) -> None:
     """Several incomplete jobs of one user, named by process id: no launcher was recognised."""
     status["jobs"] = [waiting(status, name) for name in names]
-    fixes = [found.fix for found in diagnose(status) if found.fix]
-    assert any("PERSEUS_JOB" in fix and "PERSEUS_RANK" in fix for fix in fixes) == hinted
+    findings = [f for f in diagnose(status) if f.subject.startswith("job")]
+    problems = [f for f in findings if f.verdict is Verdict.PROBLEM]
+    hint = problems[0].fix or ""
+    assert ("PERSEUS_JOB to one name" in hint and "PERSEUS_RANK for each" in hint) == hinted
+    assert len(problems) == (1 if hinted else len(names))
+    assert findings[0] is problems[0]  # what the rest follows from comes first
+    fixes = [found.fix for found in findings if found.fix]
+    assert len(fixes) == len(problems)  # nothing is told twice
 
 
 def test_no_daemon(tmp_path: Path, capsys) -> None:

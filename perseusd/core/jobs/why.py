@@ -43,6 +43,7 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     # the first that is part of the words counts: causes stand before what follows from them
     ("topology", WhyCode.TOPOLOGY_UNKNOWN),
     ("whether as tensor-parallel group or as replicas", WhyCode.TOPOLOGY_UNKNOWN),
+    ("did not say its stage", WhyCode.TOPOLOGY_UNKNOWN),
     ("has said hello for them", WhyCode.RANKS_MISSING),
     ("waiting for the first iterations", WhyCode.WAITING),
     ("waiting for", WhyCode.RANKS_MISSING),
