@@ -15,7 +15,7 @@ from perseusd.ctl.output import number, safe
 from perseusd.ctl.telling import duration, no_job
 
 RECENT_S: Final = 60.0
-"""A refusal longer ago is history: its sender has been corrected or is gone."""
+"""A refusal longer ago, or of a process that has ended, is no problem; if both, it is history."""
 
 _SICK_GPU_STATES: Final = frozenset({"lost", "stuck", "failed"})
 
@@ -152,9 +152,13 @@ def _refusals(refused: object) -> Iterator[Finding]:
         reason = safe(refusal.get("reason") or refusal.get("code"))
         ago = refusal.get("last_s_ago")
         text = f"refused {number(refusal.get('count'))} times: {reason}"
-        if isinstance(ago, int | float) and ago > RECENT_S:
+        old = isinstance(ago, int | float) and ago > RECENT_S
+        gone = refusal.get("process_runs") is False
+        if old and not gone:
             yield note("clients", f"{text} (last {duration(ago)} ago)")
-        else:
+        elif gone and not old:
+            yield note("clients", f"{text} (that process has ended)")
+        elif not gone:
             yield problem("clients", text, "do what the reason says, in the process that sent it")
 
 

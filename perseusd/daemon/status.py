@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -70,6 +71,8 @@ class StatusView:
                     "reason": r.reason,
                     "count": r.count,
                     "last_s_ago": round(now - r.last_s, 1),
+                    "pid": r.pid,
+                    "process_runs": _runs(r.pid),
                 }
                 for r in self._intake.refused.values()
             ],
@@ -130,6 +133,17 @@ class StatusView:
             "states": [{"state": s.value, "since_iteration": n} for s, n in job.states],
             "plan": {"clocks": [list(c) for c in plan.plan.clocks]} if plan else None,
         }
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, of whichever user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _state(view: GpuView) -> str:

@@ -190,6 +190,13 @@ def test_a_problem_is_named_with_its_fix(
             change("daemon", refused=[{"reason": "x", "count": 1, "last_s_ago": 61}]),
             "last 1 min 1 s ago",
         ),
+        (
+            change(
+                "daemon",
+                refused=[{"reason": "x", "count": 1, "last_s_ago": 5, "process_runs": False}],
+            ),
+            "refused 1 times: x (that process has ended)",
+        ),
     ],
 )
 def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) -> None:
@@ -198,6 +205,15 @@ def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) 
     findings = list(diagnose(status))
     assert not [found for found in findings if found.verdict is Verdict.PROBLEM]
     assert any(text in found.text for found in findings if found.verdict is Verdict.NOTE)
+
+
+def test_refusals_of_a_process_that_has_ended_are_forgotten_after_a_minute(status) -> None:
+    """There is nobody left to correct; one that runs on without being served is told still."""
+    ended = {"reason": "x", "count": 1, "last_s_ago": 61, "process_runs": False}
+    status["daemon"]["refused"] = [ended]
+    assert not any(found.subject == "clients" for found in diagnose(status))
+    status["daemon"]["refused"] = [ended | {"process_runs": True}]
+    assert any(found.subject == "clients" for found in diagnose(status))
 
 
 OBSERVED = {"state": "baseline", "why": "observe-only mode: …", "why_code": "observing"}
