@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perseusd.core.model import Problem
+from perseusd.core.stragglers import Straggler
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,14 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something an operator may want to read in the log."""
+    """Something an operator may want to read in the log.
+
+    straggler: of whom it tells, if of one.
+    """
 
     job: str
     text: str
+    straggler: Straggler | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Controller:
             replicas.renew(job.replica)
         while job.observations:
             for straggler in replicas.observe(*job.observations.pop(0)):
-                job.actions.append(Notice(job.name, told(straggler)))
+                job.actions.append(Notice(job.name, told(straggler), straggler))
 
     def knows(self, client: str) -> bool:
         return client in self._clients
