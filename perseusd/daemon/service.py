@@ -270,6 +270,7 @@ class Service:
                 case Forget(client):
                     self.intake.forget(client)
                 case JobEnded(job, iteration):
+                    log.info("job %s: ended, its latest iteration was %d", job, iteration)
                     self.status.ended.add(job, iteration)
                     self.straggler_log.forget(job)
                 case Notice(job, text, straggler):

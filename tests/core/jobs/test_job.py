@@ -608,3 +608,22 @@ def test_a_budget_is_something_to_use_for_a_job_of_one_stage(node) -> None:
     alone.join(slowdown_budget=0.05)
     alone.iterate(12)
     assert "iterations are too short" in alone.job.reason
+
+
+def test_every_way_into_release_has_its_reason_in_the_log(node) -> None:
+    """An ordinary end in baseline, too; and each is one line."""
+    made = node()
+    made.join()
+    made.iterate(2)
+    made.do(made.controller.client_lost("1", "has said goodbye"))
+    told = [text for text in made.notices() if "→ release" in text]
+    assert told == ["baseline → release: rank 1 has said goodbye"]
+
+
+def test_a_job_that_became_faster_is_told_so(held) -> None:
+    """Nothing was lost to lowered clocks, so no share of it is told."""
+    held.stretch = 0.7
+    held.iterate(8)
+    (told,) = [text for text in held.notices() if "→ release" in text]
+    assert told.startswith("hold → release: iterations became shorter than they were at full clock")
+    assert told.endswith("the job has become faster, so its baseline is measured anew")
