@@ -329,3 +329,20 @@ def test_a_runtime_directory_that_is_too_long_is_a_configuration_error(capsys) -
     """The 107 bytes of a socket's path bind perseusctl as they bind the daemon."""
     assert main(["--runtime-dir", "/" + "x" * 200, "status"]) == 78
     assert "107" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ("status", ["What every GPU and job is doing", "--runtime-dir DIR"]),
+        ("straggler", ["List who is slow; announce", "list|announce|end"]),
+    ],
+)
+def test_the_help_names_what_there_is(capsys, command: str, parts: list[str]) -> None:
+    """Names keep their capitals, and no option or action is left out."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in parts:
+        assert part in shown
