@@ -82,19 +82,21 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
     torn = _torn(status["jobs"])
     yield from _torn_jobs(torn)
     if not status["jobs"]:
-        yield note(
-            "jobs",
-            _nobody(status.get("ended")),
-            "in the training: call perseus_hooks.stage_start and stage_end, on this node, with the "
-            "same PERSEUS_RUNTIME_DIR as here; the hooks log one warning where they are refused",
-        )
+        yield _nobody(status.get("ended"))
     for job in status["jobs"]:
         yield from _job(job, daemon, part_of_torn=_owner_if_unnamed(job) in torn)
     yield from about_stragglers(status["jobs"])
 
 
-def _nobody(ended: object) -> str:
-    return no_job(ended).removesuffix(".") if ended else "no training process has said hello"
+def _nobody(ended: object) -> Finding:
+    if ended:
+        return note("jobs", no_job(ended).removesuffix("."))
+    return note(
+        "jobs",
+        "no training process has said hello",
+        "in the training: call perseus_hooks.stage_start and stage_end, on this node, with the "
+        "same PERSEUS_RUNTIME_DIR as here; the hooks log one warning where they are refused",
+    )
 
 
 def _daemon(daemon: Mapping[str, Any]) -> Iterator[Finding]:

@@ -37,8 +37,9 @@ def render(status: Mapping[str, Any]) -> RenderableType:
             Text(),
         ]
     if not status["jobs"]:
-        hint = "`perseusctl doctor` says what may be missing."
-        parts += [Text(f"{no_job(status.get('ended'))} {hint}"), Text()]
+        ended = status.get("ended")
+        hint = "" if ended else " `perseusctl doctor` says what may be missing."
+        parts += [Text(f"{no_job(ended)}{hint}"), Text()]
     parts += _gpus(status["gpus"]) if status["gpus"] else [Text("No GPU is visible.")]
     return Group(*parts)
 
