@@ -56,7 +56,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """Its last process is gone. iteration: the latest that began, -1 where none did."""
+    """Its last process is gone. iteration: the latest that began, -1 where none was seen."""
 
     job: str
     iteration: int

@@ -153,7 +153,7 @@ def _refusals(refused: object) -> Iterator[Finding]:
             continue
         reason = safe(refusal.get("reason") or refusal.get("code"))
         ago = refusal.get("last_s_ago")
-        text = f"refused {number(refusal.get('count'))} times: {reason}"
+        text = f"refused {_times(refusal.get('count'))}: {reason}"
         old = isinstance(ago, int | float) and ago > RECENT_S
         gone = refusal.get("process_runs") is False
         if old and not gone:
@@ -162,6 +162,10 @@ def _refusals(refused: object) -> Iterator[Finding]:
             yield note("clients", f"{text} (that process has ended)")
         elif not gone:
             yield problem("clients", text, "do what the reason says, in the process that sent it")
+
+
+def _times(count: object) -> str:
+    return "once" if count == 1 else f"{number(count)} times"
 
 
 def _job(

@@ -39,7 +39,7 @@ def no_job(ended: object) -> str:
         return "No job has reported yet."
     when = f"ended {duration(last.get('ended_s_ago'))} ago"
     reached = iteration(last.get("iteration"))
-    told = "before its first iteration" if reached == UNKNOWN else f"iteration {reached}"
+    told = "no iteration seen" if reached == UNKNOWN else f"iteration {reached}"
     return f"No job is running. Last: {safe(last.get('id'))}, {told}, {when}."
 
 

@@ -16,7 +16,7 @@ class EndedJobs:
         self._jobs: dict[str, tuple[int, float]] = {}
 
     def add(self, job: str, iteration: int) -> None:
-        """iteration: its latest, -1 where none began."""
+        """iteration: its latest, -1 where none was seen."""
         self._jobs.pop(job, None)
         self._jobs[job] = iteration, time.monotonic()
         while len(self._jobs) > KEPT:

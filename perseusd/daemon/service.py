@@ -270,7 +270,12 @@ class Service:
                 case Forget(client):
                     self.intake.forget(client)
                 case JobEnded(job, iteration):
-                    log.info("job %s: ended, its latest iteration was %d", job, iteration)
+                    seen = (
+                        f"in iteration {iteration}"
+                        if iteration >= 0
+                        else "and no iteration was seen"
+                    )
+                    log.info("job %s: ended %s", job, seen)
                     self.status.ended.add(job, iteration)
                     self.straggler_log.forget(job)
                 case Notice(job, text, straggler):

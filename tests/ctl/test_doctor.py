@@ -195,7 +195,7 @@ def test_a_problem_is_named_with_its_fix(
                 "daemon",
                 refused=[{"reason": "x", "count": 1, "last_s_ago": 5, "process_runs": False}],
             ),
-            "refused 1 times: x (that process has ended)",
+            "refused once: x (that process has ended)",
         ),
     ],
 )

@@ -142,9 +142,7 @@ def test_modes_and_emulation_are_announced(stand_in, status, capsys) -> None:
     assert "No job has reported yet" in shown
 
 
-@pytest.mark.parametrize(
-    ("iteration", "told"), [(24, "iteration 24"), (-1, "before its first iteration")]
-)
+@pytest.mark.parametrize(("iteration", "told"), [(24, "iteration 24"), (-1, "no iteration seen")])
 def test_the_last_job_is_told_where_none_runs(
     stand_in, status, capsys, iteration: int, told: str
 ) -> None:
