@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perseusd.core.model import Problem
+from perseusd.core.stragglers import Straggler
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,22 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something an operator may want to read in the log."""
+    """Something an operator may want to read in the log.
+
+    straggler: of whom it tells, if of one.
+    """
 
     job: str
     text: str
+    straggler: Straggler | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """Its last process is gone. iteration: the latest that began, -1 where none was seen."""
+
+    job: str
+    iteration: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +85,4 @@ class Discard:
     signature: str
 
 
-Action = SetClock | RequestPlan | Refuse | Forget | Notice | Recall | Remember | Discard
+Action = SetClock | RequestPlan | Refuse | Forget | Notice | JobEnded | Recall | Remember | Discard

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
-from perseusd.core.actions import Action, Forget, Notice, Refuse, SetClock
+from perseusd.core.actions import Action, Forget, JobEnded, Notice, Refuse, SetClock
 from perseusd.core.jobs.job import Job
 from perseusd.core.jobs.replicas import Replicas
 from perseusd.core.jobs.roster import Member
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import PlanResult
+from perseusd.core.refusals import gpu_held, rank_taken, unknown_gpu
 from perseusd.core.settings import Settings
 from perseusd.core.stragglers import Straggler
 
@@ -102,7 +103,7 @@ class Controller:
             replicas.renew(job.replica)
         while job.observations:
             for straggler in replicas.observe(*job.observations.pop(0)):
-                job.actions.append(Notice(job.name, told(straggler)))
+                job.actions.append(Notice(job.name, told(straggler), straggler))
 
     def knows(self, client: str) -> bool:
         return client in self._clients
@@ -193,6 +194,7 @@ class Controller:
             replicas.remove(job)
             if not replicas.jobs:
                 del self.replicas[job.first_replica]
+            actions.append(JobEnded(name, job.iteration))
         return actions + self._drain()
 
     def _let_go_of_unused(self, job: Job) -> list[Action]:
@@ -209,13 +211,7 @@ class Controller:
         for gpu in hello.gpus:
             uuid = self._resolve(gpu)
             if uuid not in self.gpus:
-                known = ", ".join(sorted(self.gpus)) or "none"
-                return Refuse(
-                    client,
-                    "unknown_gpu",
-                    f"GPU {gpu!r} is not on this node; known here: {known}. "
-                    "Say gpus=[UUID] to configure() or set PERSEUS_GPUS",
-                )
+                return Refuse(client, "unknown_gpu", unknown_gpu(gpu, list(self.gpus)))
             if not self.gpus[uuid].supported_mhz:
                 return Refuse(
                     client,
@@ -224,10 +220,8 @@ class Controller:
                     "perseusd cannot serve it",
                 )
             holder = self._holders.get(uuid)
-            if holder not in (None, name):
-                return Refuse(
-                    client, "gpu_held", f"GPU {uuid} is held by job {holder!r} until it ends"
-                )
+            if holder is not None and holder != name:
+                return Refuse(client, "gpu_held", gpu_held(uuid, holder))
         if (taken := self._rank_taken(client, name, hello)) is not None:
             return taken
         if hello.stage is not None and hello.stages is not None and hello.stage >= hello.stages:
@@ -252,12 +246,7 @@ class Controller:
         members = self.jobs[name].roster.members.values() if name in self.jobs else ()
         for member in members:
             if member.client != client and member.hello.rank == hello.rank:
-                return Refuse(
-                    client,
-                    "rank_taken",
-                    f"rank {hello.rank} of this job is another process, which still runs; a "
-                    "worker process should not call configure()",
-                )
+                return Refuse(client, "rank_taken", rank_taken(hello.rank))
         return None
 
     def _resolve(self, gpu: str) -> str:

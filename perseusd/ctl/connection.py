@@ -44,9 +44,9 @@ def ask(path: Path, request: Mapping[str, object], timeout_s: float = TIMEOUT_S)
         if not client.poll(round(timeout_s * 1000), zmq.POLLIN):
             raise DaemonUnreachableError(
                 f"{path}: perseusd took the connection and did not answer within {timeout_s:g} s; "
-                "it hangs or is stopped. See `systemctl status perseusd` and its log; "
-                "`systemctl restart perseusd` starts it afresh, and perseusd-clock puts every "
-                "clock back by itself"
+                "it hangs or is stopped, or this machine is busy; try again. If it stays so, see "
+                "`systemctl status perseusd` and its log; `systemctl restart perseusd` starts it "
+                "afresh, and perseusd-clock puts every clock back by itself"
             )
         return _parsed(path, client.recv_multipart())
 

@@ -12,15 +12,18 @@ from perseusd.core.jobs.why import WhyCode, code_of
 from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
 from perseusd.ctl.health import about_clock, about_knowledge, about_stragglers
 from perseusd.ctl.output import number, safe
-from perseusd.ctl.telling import duration
+from perseusd.ctl.telling import duration, no_job
 
 RECENT_S: Final = 60.0
-"""A refusal longer ago is history: its sender has been corrected or is gone."""
+"""A refusal longer ago, or of a process that has ended, is no problem; if both, it is history."""
 
 _SICK_GPU_STATES: Final = frozenset({"lost", "stuck", "failed"})
 
 _PROGRESS: Final = frozenset({WhyCode.WAITING, WhyCode.MEASURING, WhyCode.NOT_UNDERSTOOD_YET})
 """Reasons that at first only ask for patience."""
+
+_NOTHING: Final = "nothing"
+"""How the fix begins of what is no problem."""
 
 _ABSENCE: Final = ("waiting for", "has said hello", "has ended", "goodbye")
 """Parts of a job's `why` that tell of a rank that is not there, perhaps beside something else."""
@@ -76,17 +79,24 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _daemon(daemon)
     yield from _gpus(status["gpus"])
     yield from _refusals(daemon.get("refused"))
+    torn = _torn(status["jobs"])
+    yield from _torn_jobs(torn)
     if not status["jobs"]:
-        yield note(
-            "jobs",
-            "no training process has said hello",
-            "in the training: call perseus_hooks.stage_start and stage_end, on this node, with the "
-            "same PERSEUS_RUNTIME_DIR as here; the hooks log one warning where they are refused",
-        )
+        yield _nobody(status.get("ended"))
     for job in status["jobs"]:
-        yield from _job(job, daemon)
+        yield from _job(job, daemon, part_of_torn=_owner_if_unnamed(job) in torn)
     yield from about_stragglers(status["jobs"])
-    yield from _torn_jobs(status["jobs"])
+
+
+def _nobody(ended: object) -> Finding:
+    if ended:
+        return note("jobs", no_job(ended).removesuffix("."))
+    return note(
+        "jobs",
+        "no training process has said hello",
+        "in the training: call perseus_hooks.stage_start and stage_end, on this node, with the "
+        "same PERSEUS_RUNTIME_DIR as here; the hooks log one warning where they are refused",
+    )
 
 
 def _daemon(daemon: Mapping[str, Any]) -> Iterator[Finding]:
@@ -143,21 +153,32 @@ def _refusals(refused: object) -> Iterator[Finding]:
             continue
         reason = safe(refusal.get("reason") or refusal.get("code"))
         ago = refusal.get("last_s_ago")
-        text = f"refused {number(refusal.get('count'))} times: {reason}"
-        if isinstance(ago, int | float) and ago > RECENT_S:
+        text = f"refused {_times(refusal.get('count'))}: {reason}"
+        old = isinstance(ago, int | float) and ago > RECENT_S
+        gone = refusal.get("process_runs") is False
+        if old and not gone:
             yield note("clients", f"{text} (last {duration(ago)} ago)")
-        else:
+        elif gone and not old:
+            yield note("clients", f"{text} (that process has ended)")
+        elif not gone:
             yield problem("clients", text, "do what the reason says, in the process that sent it")
 
 
-def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]:
+def _times(count: object) -> str:
+    return "once" if count == 1 else f"{number(count)} times"
+
+
+def _job(
+    job: Mapping[str, Any], daemon: Mapping[str, Any], *, part_of_torn: bool
+) -> Iterator[Finding]:
     subject = f"job {safe(job.get('id'))}"
     ranks = _ranks(subject, job)
-    yield ranks
     state = _state(subject, job, observing=daemon.get("mode") == "observe")
-    if ranks.verdict is Verdict.PROBLEM and _says_who_is_missing(job):
-        state = replace(state, verdict=Verdict.NOTE)  # one missing rank is one problem
-    yield state
+    if part_of_torn:  # what is torn lacks ranks: that is said once, for all of them
+        yield replace(ranks, verdict=Verdict.NOTE, fix=None)
+    else:
+        yield ranks
+    yield from _beside(ranks, state, job)
     yield from about_knowledge(subject, job, observing=daemon.get("mode") == "observe")
     told = _code(job) == WhyCode.HOST_TIMES
     if job.get("time_source") == "host" and not told and not daemon.get("emulated"):
@@ -168,27 +189,42 @@ def _job(job: Mapping[str, Any], daemon: Mapping[str, Any]) -> Iterator[Finding]
         )
 
 
+def _beside(ranks: Finding, state: Finding, job: Mapping[str, Any]) -> Iterator[Finding]:
+    """The state, unless it says no more than the ranks do: one missing rank is one problem."""
+    if ranks.verdict is not Verdict.PROBLEM or not _says_who_is_missing(job):
+        yield state
+    elif state.fix != ranks.fix:
+        yield replace(state, verdict=Verdict.NOTE)
+
+
 def _says_who_is_missing(job: Mapping[str, Any]) -> bool:
     why = safe(job.get("why"))
     return any(part in why for part in _ABSENCE)
 
 
-def _torn_jobs(jobs: list[Mapping[str, Any]]) -> Iterator[Finding]:
+def _torn(jobs: list[Mapping[str, Any]]) -> dict[str, int]:
+    """Of each owner of several jobs that look like processes of one, how many they are."""
+    owners = [owner for job in jobs if (owner := _owner_if_unnamed(job)) is not None]
+    return {owner: count for owner, count in Counter(owners).items() if count > 1}
+
+
+def _torn_jobs(torn: Mapping[str, int]) -> Iterator[Finding]:
     """Processes of one job that no launcher named are each taken for a job of their own."""
-    torn = Counter(
-        safe(job.get("id")).rpartition(":")[0]
-        for job in jobs
-        if _UNNAMED.search(safe(job.get("id"))) and _lacks_ranks(job)
-    )
     for owner, count in sorted(torn.items()):
-        if count > 1:
-            yield note(
-                "jobs",
-                f"{count} jobs of {owner or 'one user'} are a process each and lack ranks: no "
-                "launcher was recognised that would say that they belong together",
-                "where the training is started, set PERSEUS_JOB to one name for all its processes, "
-                "and PERSEUS_RANK for each",
-            )
+        yield problem(
+            "jobs",
+            f"{count} jobs of {owner or 'one user'} are a process each and lack ranks: no "
+            "launcher was recognised that would say that they belong together",
+            "where the training is started, set PERSEUS_JOB to one name for all its processes, "
+            "and PERSEUS_RANK for each",
+        )
+
+
+def _owner_if_unnamed(job: Mapping[str, Any]) -> str | None:
+    """Of a job that is one process of who knows how many."""
+    name = safe(job.get("id"))
+    unnamed = _UNNAMED.search(name) is not None and _lacks_ranks(job)
+    return name.rpartition(":")[0] if unnamed else None
 
 
 def _lacks_ranks(job: Mapping[str, Any]) -> bool:
@@ -200,6 +236,8 @@ def _ranks(subject: str, job: Mapping[str, Any]) -> Finding:
     present, expected = job.get("ranks"), job.get("expected_ranks")
     missing = job.get("missing_ranks")
     seen = f"{number(present)} of {number(expected)} ranks have said hello"
+    if missing and _code(job) == WhyCode.TOPOLOGY_UNKNOWN:
+        return note(subject, seen)  # which stage is missing is not known either
     if isinstance(missing, list) and missing:
         named = ", ".join(safe(stage) for stage in missing)
         stages = "stage" if len(missing) == 1 else "stages"
@@ -221,10 +259,11 @@ def _state(subject: str, job: Mapping[str, Any], *, observing: bool) -> Finding:
         return ok(subject, "hold: its clocks follow the plan" + (f" ({why})" if why else ""))
     if not why:
         return ok(subject, state)
-    if observing or code in _PROGRESS:
+    fix = fix_for(why, code)
+    if observing or fix.startswith(_NOTHING):
         patience = observing and (code in _PROGRESS or code == WhyCode.OBSERVING)
-        return note(subject, f"{state}: {why}", None if patience else fix_for(why, code))
-    return problem(subject, f"{state}: {why}", fix_for(why, code))
+        return note(subject, f"{state}: {why}", None if patience else fix)
+    return problem(subject, f"{state}: {why}", fix)
 
 
 def _code(job: Mapping[str, Any]) -> str | None:

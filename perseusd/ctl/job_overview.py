@@ -37,7 +37,7 @@ def _title(job: Job) -> Text:
     line = Text(safe(job.get("id")), style="bold")
     ranks = f"{number(job.get('ranks'))} of {number(job.get('expected_ranks'))} ranks"
     line.append(
-        f": {safe(job.get('state'))}, {ranks}, iteration {number(job.get('iteration'))}",
+        f": {safe(job.get('state'))}, {ranks}, iteration {telling.iteration(job.get('iteration'))}",
         style="not bold",
     )
     return line

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perseusd import __version__
-from perseusd.config import DEFAULT_RUNTIME_DIR, RUNTIME_DIR_VARIABLE, load_config
+from perseusd.config import load_config
 from perseusd.ctl import analyze, doctor, memory, plan, record, status, straggler
-from perseusd.ctl.arguments import add_runtime_dir
+from perseusd.ctl.arguments import RUNTIME_DIR_HELP, add_runtime_dir
 from perseusd.ctl.output import print_json
 from perseusd.errors import PerseusError
 from perseusd.exits import DONE, INTERRUPTED, Parser, exit_code
@@ -22,7 +22,7 @@ _COMMANDS = {
     "plan": (plan, "the plan for a profiled job, offline: clocks, saving, bound, frontier"),
     "analyze": (analyze, "who was slow in a recorded run, since when, and where its time went"),
     "record": (record, "what the daemon is told, in a file: for analyze, or to send with a report"),
-    "straggler": (straggler, "announce a slow replica of a job, or its end"),
+    "straggler": (straggler, "list who is slow; announce a slow replica of a job, or its end"),
     "memory": (memory, "the learned curves that are kept on disk: list them, forget them"),
 }
 
@@ -62,12 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         "--runtime-dir",
         type=Path,
         metavar="DIR",
-        help=f"where the daemon's sockets are (default: ${RUNTIME_DIR_VARIABLE}, "
-        f"else {DEFAULT_RUNTIME_DIR})",
+        help=RUNTIME_DIR_HELP,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, purpose) in _COMMANDS.items():
-        command = commands.add_parser(name, help=purpose, description=purpose.capitalize())
+        command = commands.add_parser(
+            name, help=purpose, description=purpose[0].upper() + purpose[1:]
+        )
         add_runtime_dir(command)
         module.add_arguments(command)
         command.set_defaults(main=module.main)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from perseusd.ctl.job_overview import job_block
 from perseusd.ctl.output import counted, number, safe
-from perseusd.ctl.telling import duration
+from perseusd.ctl.telling import duration, no_job
 
 Gpu = Mapping[str, Any]
 
@@ -37,8 +37,9 @@ def render(status: Mapping[str, Any]) -> RenderableType:
             Text(),
         ]
     if not status["jobs"]:
-        words = "No job has reported yet. `perseusctl doctor` says what may be missing."
-        parts += [Text(words), Text()]
+        ended = status.get("ended")
+        hint = "" if ended else " `perseusctl doctor` says what may be missing."
+        parts += [Text(f"{no_job(ended)}{hint}"), Text()]
     parts += _gpus(status["gpus"]) if status["gpus"] else [Text("No GPU is visible.")]
     return Group(*parts)
 

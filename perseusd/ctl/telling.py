@@ -32,6 +32,22 @@ def straggler(found: object) -> str:
     return f"{place(found)}: {', '.join(parts)}, {_when(found)}"
 
 
+def no_job(ended: object) -> str:
+    """That none runs, and which one was the last."""
+    last = ended[0] if isinstance(ended, list) and ended else None
+    if not isinstance(last, Mapping):
+        return "No job has reported yet."
+    when = f"ended {duration(last.get('ended_s_ago'))} ago"
+    reached = iteration(last.get("iteration"))
+    told = "no iteration seen" if reached == UNKNOWN else f"iteration {reached}"
+    return f"No job is running. Last: {safe(last.get('id'))}, {told}, {when}."
+
+
+def iteration(value: object) -> str:
+    """A number; before the first, which counts from 0, there is none."""
+    return UNKNOWN if value == -1 else number(value)
+
+
 def place(found: Mapping[str, object]) -> str:
     """Who it is, as far as that is known."""
     if found.get("cause") == "announced" and found.get("replica") is None:

@@ -54,6 +54,9 @@ LOG_EVERY_S = 1.0
 
 KEPT_REFUSALS = 32
 
+KEPT_REASONS = 256
+"""That are in the log already, with the process that was told them."""
+
 
 ClientEvent = Hello | StageStart | StageEnd | Goodbye
 """What a client may send."""
@@ -78,10 +81,11 @@ class Message(NamedTuple):
 
 @dataclass
 class Refused:
-    """One user's refusals of one code, counted; `reason` is the latest."""
+    """One user's refusals of one code, counted; `reason` and `pid` are the latest."""
 
     code: str
     reason: str = ""
+    pid: int = 0
     count: int = 0
     last_s: float = 0.0
     logged_s: float = 0.0
@@ -115,6 +119,7 @@ class Intake:
     refused: dict[tuple[int, str], Refused] = field(default_factory=dict)
     _clients: dict[str, _Client] = field(default_factory=dict)
     _asked_s: dict[str, float] = field(default_factory=dict)
+    _told: dict[tuple[int, str, str], None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.socket = self.context.socket(zmq.ROUTER)
@@ -187,10 +192,19 @@ class Intake:
             del self.refused[min(self.refused, key=lambda k: self.refused[k].last_s)]
         entry = self.refused.setdefault(key, Refused(code))
         entry.count += 1
-        entry.reason, entry.last_s = reason, time.monotonic()
-        if entry.last_s - entry.logged_s >= LOG_EVERY_S:
+        entry.reason, entry.pid, entry.last_s = reason, peer.pid, time.monotonic()
+        told = peer.pid, code, reason
+        if told not in self._told and entry.last_s - entry.logged_s >= LOG_EVERY_S:
             entry.logged_s = entry.last_s
-            log.warning("refused process %d of uid %d: %s: %s", peer.pid, peer.uid, code, reason)
+            self._tell(told, peer.uid)
+
+    def _tell(self, told: tuple[int, str, str], uid: int) -> None:
+        """One line for each reason of each process, however often it tries again."""
+        if len(self._told) >= KEPT_REASONS:
+            del self._told[next(iter(self._told))]
+        self._told[told] = None
+        pid, code, reason = told
+        log.warning("refused process %d of uid %d: %s: %s", pid, uid, code, reason)
 
     def close(self) -> None:
         self.leases.close()

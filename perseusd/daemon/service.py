@@ -24,6 +24,7 @@ from perseusd.core.actions import (
     Action,
     Discard,
     Forget,
+    JobEnded,
     Notice,
     Recall,
     Refuse,
@@ -44,6 +45,7 @@ from perseusd.daemon.questions import Questions
 from perseusd.daemon.recorder import Recorder
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
+from perseusd.daemon.straggler_log import StragglerLog
 from perseusd.daemon.systemd import notify
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
@@ -114,6 +116,7 @@ class Service:
         self.poller.register(self.recorder.socket, zmq.POLLIN)
         for socket in self.questions.sockets:
             self.poller.register(socket, zmq.POLLIN)
+        self.straggler_log = StragglerLog()
         self._heartbeat_s = 0.0
         self._watched: set[int] = set()
 
@@ -266,8 +269,18 @@ class Service:
                     self.keeper.act(action)
                 case Forget(client):
                     self.intake.forget(client)
-                case Notice(job, text):
-                    log.info("job %s: %s", job, text)
+                case JobEnded(job, iteration):
+                    seen = (
+                        f"in iteration {iteration}"
+                        if iteration >= 0
+                        else "and no iteration was seen"
+                    )
+                    log.info("job %s: ended %s", job, seen)
+                    self.status.ended.add(job, iteration)
+                    self.straggler_log.forget(job)
+                case Notice(job, text, straggler):
+                    if straggler is None or self.straggler_log.wants(job, straggler):
+                        log.info("job %s: %s", job, text)
 
     def _stop(self, number: int, _frame: object) -> None:
         log.info("stopping on %s", signal.Signals(number).name)

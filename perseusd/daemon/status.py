@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ from perseusd.core.jobs.why import code_of
 from perseusd.core.savings.samples import Estimate
 from perseusd.core.stragglers import Straggler, Watch
 from perseusd.daemon.actuator import Actuator
+from perseusd.daemon.ended import EndedJobs
 from perseusd.daemon.intake import Intake
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.sampler import GpuView, Sampler, reason_names
@@ -41,6 +43,7 @@ class StatusView:
         self._actuator = actuator
         self._intake = intake
         self._obedience = obedience
+        self.ended = EndedJobs()
         self._started_s = time.monotonic()
 
     def make(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class StatusView:
             "daemon": self._daemon(),
             "gpus": [self._gpu(gpu) for gpu in self._sampler.gpus],
             "jobs": [self._job(job) for job in self._controller.jobs.values()],
+            "ended": self.ended.as_json(self._controller.jobs),
         }
 
     def _daemon(self) -> dict[str, Any]:
@@ -67,6 +71,8 @@ class StatusView:
                     "reason": r.reason,
                     "count": r.count,
                     "last_s_ago": round(now - r.last_s, 1),
+                    "pid": r.pid,
+                    "process_runs": _runs(r.pid),
                 }
                 for r in self._intake.refused.values()
             ],
@@ -127,6 +133,17 @@ class StatusView:
             "states": [{"state": s.value, "since_iteration": n} for s, n in job.states],
             "plan": {"clocks": [list(c) for c in plan.plan.clocks]} if plan else None,
         }
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, of whichever user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _state(view: GpuView) -> str:

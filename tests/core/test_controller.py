@@ -17,6 +17,7 @@ from perseus_hooks.events import (
     StageEnd,
     StageStart,
 )
+from perseus_hooks.wire import MAX_STRING_BYTES
 
 from perseusd.core.actions import Action, Forget, Refuse, RequestPlan, SetClock
 from perseusd.core.controller import Controller, job_name
@@ -55,6 +56,7 @@ def test_a_gpu_of_another_job_is_refused_naming_the_holder(controller: Controlle
     assert refusal.client == "b"
     assert refusal.code == "gpu_held"
     assert "'me:job'" in refusal.reason
+    assert "wait for it to end, or choose other GPUs with PERSEUS_GPUS" in refusal.reason
     assert not controller.knows("b")
     assert controller.holder("GPU-0") == "me:job"
     controller.client_lost("a", "has ended")
@@ -91,6 +93,29 @@ def test_what_cannot_be_served_is_refused(
     assert controller.holder("GPU-0") is None
 
 
+@pytest.mark.parametrize(
+    ("gpu", "named"),
+    [
+        ("index:9", "GPU index 9 is not"),
+        ("cuda-index:9", "GPU cuda-index 9 is not"),
+        ("GPU-nowhere", "GPU 'GPU-nowhere' is not"),
+        ("index:" + "9" * 250, "GPU 'index:999"),
+        ("x" * 256, "GPU 'xxx"),
+    ],
+)
+def test_the_refusal_of_an_unknown_gpu_fits_into_a_message(gpu: str, named: str) -> None:
+    """The remedy and the GPU that was named, whatever its length and however many there are."""
+    uuids = [f"GPU-{n:08x}-aaaa-bbbb-cccc-dddddddddddd" for n in range(16)]
+    controller = Controller(Settings(), {u: GpuFacts(u, "A100", (900, 1410)) for u in uuids})
+    (refusal,) = controller.hello("a", "me", replace(HELLO, gpus=(gpu,)))
+    assert isinstance(refusal, Refuse)
+    fitting = refusal.reason.encode()[:MAX_STRING_BYTES].decode()
+    assert "with PERSEUS_GPUS or configure(gpus=)" in fitting
+    assert named in fitting
+    assert uuids[0] in fitting
+    assert uuids[2] not in refusal.reason
+
+
 def test_a_gpu_without_clocks_is_refused() -> None:
     """A virtual GPU names none: its job must not end the daemon."""
     controller = Controller(Settings(), {"GPU-0": GpuFacts("GPU-0", "vGPU", ())})
@@ -115,6 +140,7 @@ def test_a_rank_is_one_process(controller: Controller) -> None:
     (refusal,) = controller.hello("b", "me", HELLO, 2)
     assert isinstance(refusal, Refuse)
     assert refusal.code == "rank_taken"
+    assert "set PERSEUS_RANK (or configure(rank=)), another for each process" in refusal.reason
     assert controller.holder("GPU-0") == "me:job"
     lower(controller)
     actions = controller.hello("c", "me", HELLO, 1)

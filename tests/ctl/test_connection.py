@@ -45,6 +45,8 @@ def test_a_daemon_whose_loop_hangs(stand_in, tmp_path: Path) -> None:
     """A daemon that takes the request and never answers is given up after the time limit."""
     with pytest.raises(DaemonUnreachableError, match=r"did not answer within 0.2 s"):
         ask(tmp_path / "status.sock", REQUEST, timeout_s=0.2)
+    with pytest.raises(DaemonUnreachableError, match=r"this machine is busy; try again.*restart"):
+        ask(tmp_path / "status.sock", REQUEST, timeout_s=0.2)
 
 
 def test_a_stopped_process(tmp_path: Path) -> None:

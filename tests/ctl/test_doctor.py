@@ -134,6 +134,19 @@ def test_a_problem_is_named_with_its_fix(
             ),
             "not understood yet",
         ),
+        (
+            change("jobs", state="baseline", why="its iterations are too short: within …"),
+            "iterations are too short",
+        ),
+        (
+            change(
+                "jobs",
+                state="learn",
+                why="no plan could be made: a job of one stage has "
+                "nothing to wait for: it is measured, and stays at full clock",
+            ),
+            "has nothing to wait for",
+        ),
         (change("gpus", mig=True), "MIG is on"),
         (change("gpus", reasons=["sw_thermal"]), "is slowed by sw_thermal"),
         (change("jobs", stragglers=[straggler(transient=True)]), "transient"),
@@ -161,6 +174,12 @@ def test_a_problem_is_named_with_its_fix(
             "not the job whose curves are remembered: another batch",
         ),
         (lambda status: status.update(jobs=[]), "no training process has said hello"),
+        (
+            lambda status: status.update(
+                jobs=[], ended=[{"id": "me:a", "iteration": 24, "ended_s_ago": 125.0}]
+            ),
+            "No job is running. Last: me:a, iteration 24, ended 2 min 5 s ago",
+        ),
         (change("jobs", time_source="host"), "its times are the host's"),
         (change("jobs", expected_ranks=None), "is not known"),
         (
@@ -171,6 +190,13 @@ def test_a_problem_is_named_with_its_fix(
             change("daemon", refused=[{"reason": "x", "count": 1, "last_s_ago": 61}]),
             "last 1 min 1 s ago",
         ),
+        (
+            change(
+                "daemon",
+                refused=[{"reason": "x", "count": 1, "last_s_ago": 5, "process_runs": False}],
+            ),
+            "refused once: x (that process has ended)",
+        ),
     ],
 )
 def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) -> None:
@@ -179,6 +205,15 @@ def test_what_is_good_to_know_is_no_problem(status, changed: Change, text: str) 
     findings = list(diagnose(status))
     assert not [found for found in findings if found.verdict is Verdict.PROBLEM]
     assert any(text in found.text for found in findings if found.verdict is Verdict.NOTE)
+
+
+def test_refusals_of_a_process_that_has_ended_are_forgotten_after_a_minute(status) -> None:
+    """There is nobody left to correct; one that runs on without being served is told still."""
+    ended = {"reason": "x", "count": 1, "last_s_ago": 61, "process_runs": False}
+    status["daemon"]["refused"] = [ended]
+    assert not any(found.subject == "clients" for found in diagnose(status))
+    status["daemon"]["refused"] = [ended | {"process_runs": True}]
+    assert any(found.subject == "clients" for found in diagnose(status))
 
 
 OBSERVED = {"state": "baseline", "why": "observe-only mode: …", "why_code": "observing"}
@@ -218,6 +253,17 @@ def test_replicas_of_a_job_tell_of_a_straggler_once(status) -> None:
     assert told == ["job me:a", "job me:b"]
 
 
+def test_a_stage_that_was_not_said_is_no_missing_rank(status) -> None:
+    """`stages` without `stage`: not all stages are missing, one rank did not say its own."""
+    why = "rank 0 did not say its stage: configure(stage=…) or PERSEUS_STAGE"
+    told = {"state": "baseline", "why": why, "missing_ranks": list(range(8))}
+    status["jobs"][0] |= told | {"ranks": 1, "expected_ranks": 8}
+    (found,) = [f for f in diagnose(status) if f.verdict is Verdict.PROBLEM]
+    assert why in found.text
+    assert "configure(stage=…" in (found.fix or "")
+    assert not any("missing: stages" in f.text for f in diagnose(status))
+
+
 def waiting(status: dict[str, Any], name: str) -> dict[str, Any]:
     why = "waiting for the ranks of stage 2: no process has said hello for them"
     some = {"id": name, "state": "baseline", "why": why, "missing_ranks": [2]}
@@ -255,8 +301,14 @@ def test_a_job_torn_into_processes_is_told_how_to_join(
 ) -> None:
     """Several incomplete jobs of one user, named by process id: no launcher was recognised."""
     status["jobs"] = [waiting(status, name) for name in names]
-    fixes = [found.fix for found in diagnose(status) if found.fix]
-    assert any("PERSEUS_JOB" in fix and "PERSEUS_RANK" in fix for fix in fixes) == hinted
+    findings = [f for f in diagnose(status) if f.subject.startswith("job")]
+    problems = [f for f in findings if f.verdict is Verdict.PROBLEM]
+    hint = problems[0].fix or ""
+    assert ("PERSEUS_JOB to one name" in hint and "PERSEUS_RANK for each" in hint) == hinted
+    assert len(problems) == (1 if hinted else len(names))
+    assert findings[0] is problems[0]  # what the rest follows from comes first
+    fixes = [found.fix for found in findings if found.fix]
+    assert len(fixes) == len(problems)  # nothing is told twice
 
 
 def test_no_daemon(tmp_path: Path, capsys) -> None:

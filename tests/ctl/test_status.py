@@ -142,6 +142,27 @@ def test_modes_and_emulation_are_announced(stand_in, status, capsys) -> None:
     assert "No job has reported yet" in shown
 
 
+@pytest.mark.parametrize(("iteration", "told"), [(24, "iteration 24"), (-1, "no iteration seen")])
+def test_the_last_job_is_told_where_none_runs(
+    stand_in, status, capsys, iteration: int, told: str
+) -> None:
+    """A short job is over before anybody looks: which it was, how far it came, and when."""
+    status["jobs"] = []
+    status["ended"] = [{"id": "me:short", "iteration": iteration, "ended_s_ago": 125.2}]
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert f"No job is running. Last: me:short, {told}, ended 2 min 5 s ago." in shown
+
+
+def test_before_the_first_iteration_there_is_no_number(stand_in, status, capsys) -> None:
+    """A job that has only said hello is in no iteration yet."""
+    status["jobs"][0]["iteration"] = -1
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    assert "1 of 1 ranks, iteration –" in capsys.readouterr().out
+
+
 def test_a_dead_clock_process_stands_in_the_headline(stand_in, status, capsys) -> None:
     """That no clock can be written is not left to the doctor."""
     status["daemon"]["clock_process"] = "dead"
@@ -306,3 +327,20 @@ def test_a_runtime_directory_that_is_too_long_is_a_configuration_error(capsys) -
     """The 107 bytes of a socket's path bind perseusctl as they bind the daemon."""
     assert main(["--runtime-dir", "/" + "x" * 200, "status"]) == 78
     assert "107" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ("status", ["What every GPU and job is doing", "--runtime-dir DIR"]),
+        ("straggler", ["List who is slow; announce", "list|announce|end"]),
+    ],
+)
+def test_the_help_names_what_there_is(capsys, command: str, parts: list[str]) -> None:
+    """Names keep their capitals, and no option or action is left out."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in parts:
+        assert part in shown

@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perseusd.config import load_config
+from perseusd.daemon.ended import KEPT, EndedJobs
 from perseusd.daemon.service import Service
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "status.md"
@@ -32,21 +34,51 @@ def documented(part: str) -> set[str]:
 
 
 @pytest.fixture
-def status(make_rig, make_peer, helpers) -> Iterator[dict]:
-    """Of a daemon that has heard of one job."""
-    rig = make_rig()
+def rig(make_rig) -> Any:
+    return make_rig()
+
+
+@pytest.fixture
+def service(rig) -> Iterator[Service]:
     config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
-    service = Service(config)
-    try:
-        peer = make_peer(rig)
-        peer.send(helpers.hello(gpus=[rig.node.gpus[0].info.uuid]))
-        for _ in range(500):
-            service._turn(service._wait())
-            if service.controller.jobs:
-                break
-        yield service.status.make()
-    finally:
-        service.shutdown()
+    made = Service(config)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def status(service, rig, make_peer, helpers) -> dict:
+    """Of a daemon that has heard of one job."""
+    peer = make_peer(rig)
+    peer.send(helpers.hello(gpus=[rig.node.gpus[0].info.uuid]))
+    for _ in range(500):
+        service._turn(service._wait())
+        if service.controller.jobs:
+            break
+    return service.status.make()
+
+
+def test_jobs_that_ended_are_remembered_until_they_come_back() -> None:
+    """Newest first, each once and no more than KEPT; one that runs again has not ended."""
+    ended = EndedJobs()
+    for number in range(KEPT + 2):
+        ended.add(f"me:{number}", number)
+    ended.add("me:5", 50)
+    told = ended.as_json({"me:9"})
+    assert [job["id"] for job in told] == [f"me:{n}" for n in (5, 8, 7, 6, 4, 3, 2)]
+    assert told[0]["iteration"] == 50
+    assert set(told[0]) == documented("ended")
+    assert all(job["ended_s_ago"] >= 0 for job in told)
+
+
+def test_a_job_that_says_goodbye_is_told_as_ended(service, helpers) -> None:
+    """The core says that its last process is gone, and the status when that was."""
+    hello = helpers.hello(job="short", gpus=[next(iter(service.controller.gpus))])
+    service._act(service.controller.hello("a", "me", hello))
+    assert service.status.make()["ended"] == []
+    service._act(service.controller.client_lost("a", "has said goodbye"))
+    (told,) = service.status.make()["ended"]
+    assert (told["id"], told["iteration"]) == ("me:short", -1)
 
 
 @pytest.mark.parametrize("part", ["gpus", "jobs"])

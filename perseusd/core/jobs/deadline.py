@@ -45,9 +45,14 @@ def deadline_problem(
         raise PlanningError("no iteration was measured at full clock yet")
     curves, blocking = known.knowledge.curves(known.graph.kinds)
     if all(len(curve.clock_mhz) < 2 for curve in curves.values()):
+        if known.pipeline.ranks < 2:
+            raise PlanningError(
+                "a job of one stage has nothing to wait for: it is measured, and stays at full "
+                "clock (unless it has a slowdown budget of its own)"
+            )
         raise PlanningError(
             "no lower clock could be tried without slowing training: nothing in this job waits "
-            "for anything else (has it one stage only?)"
+            "for anything else"
         )
     curves = {
         kind: curve if len(curve.clock_mhz) > 1 else _untried(curve, known.gpus[kind.rank])

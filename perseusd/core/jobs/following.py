@@ -219,11 +219,10 @@ class Followed(ABC):
     def _trouble(self, why: str) -> None:
         """Full clocks first, think later."""
         lowered = self.state in CLOCKS_MAY_BE_LOWERED
-        self._move(Signal.TROUBLE)
+        self._move(Signal.TROUBLE, why)
         self._why = why
         if lowered:
             self.actions += [SetClock(u, self._full(u)) for u in self.roster.all_gpus()]
-            self.actions.append(Notice(self.name, f"released: {why}"))
 
     def _pause(self) -> None:
         """No plan from now on; what may come back is kept."""
@@ -245,10 +244,11 @@ class Followed(ABC):
         self._lose_track()
         self.ledger.clear()
 
-    def _move(self, signal: Signal) -> None:
+    def _move(self, signal: Signal, why: str = "") -> None:
         state = next_state(self.state, signal)
         if state is not self.state:
-            self.actions.append(Notice(self.name, f"{self.state} → {state}"))
+            told = f"{self.state} → {state}" + (f": {why}" if why else "")
+            self.actions.append(Notice(self.name, told))
             self.states.append((state, self.iteration + 1))
             del self.states[:-KEPT_STATES]
         self.state = state

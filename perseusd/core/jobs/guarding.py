@@ -157,7 +157,7 @@ class Guarding(Reacting):
         """Is it us, or has the job changed? Full clocks, and measure again."""
         plan = self._episode.normal if self._episode is not None else None
         tightened, self._tightened = self._tightened, 0
-        self._trouble(f"{breach.value} (of that by lowered clocks {100 * lost:.2f} %)")
+        self._trouble(breach.value + _modelled(breach, lost))
         self._excusable = True
         self._void_requests()
         self._pause()
@@ -273,3 +273,10 @@ class Guarding(Reacting):
         """How much longer iterations may get: the job's own word, else the configuration's."""
         told = self.roster.slowdown_budget
         return self._settings.slowdown_budget if told is None else told
+
+
+def _modelled(breach: Breach, lost: float) -> str:
+    """What lowered clocks have to do with it, as far as that can be said."""
+    if breach is Breach.FASTER:
+        return ": the job has become faster, so its baseline is measured anew"
+    return f" (lowered clocks cost {100 * max(lost, 0.0):.2f} % of the iteration, by the curves)"

@@ -120,6 +120,11 @@ class Job(Guarding):
         elif not self._judged():
             self._forget()
             self._why = "the job has changed: it is measured and learned anew"
+        elif self._has_nothing_to_wait_for():
+            self._why = (
+                "a job of one stage has nothing to wait for: it is measured, and stays at full "
+                "clock (unless it has a slowdown budget of its own)"
+            )
         elif self._writes() < FEWEST_WRITES:
             self._why = (
                 "its iterations are too short: within [limits] max_writes_per_s and "
@@ -132,6 +137,11 @@ class Job(Guarding):
             self._why = ""
             plan, self._resumable = self._resumable, None
             self._resume(plan)
+
+    def _has_nothing_to_wait_for(self) -> bool:
+        """One stage, and too little room for clock writes to be of use to other replicas."""
+        one = self.roster.stages == 1 and not self.roster.slowdown_budget
+        return one and self._writes() < FEWEST_WRITES
 
     def _settled(self, measured: int) -> bool:
         """Whether the newest baseline iterations are alike; those before that were not, go.

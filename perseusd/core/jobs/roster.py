@@ -92,6 +92,11 @@ class Roster:
         missing = (s for s in range(self.stages or 0) if s not in present)
         return list(itertools.islice(missing, NAMED_STAGES))
 
+    def without_stage(self) -> int | None:
+        """The lowest rank that told how many stages there are, and not which is its own."""
+        ranks = [m.hello.rank for m in self.members.values() if m.hello.stage is None]
+        return min(ranks, default=None) if self.stages is not None else None
+
     def shared_gpu(self) -> tuple[str, int, int] | None:
         """A GPU that two stages name, with the two: it cannot have a clock for each."""
         stages: dict[str, set[int]] = {}
@@ -113,6 +118,8 @@ class Roster:
                 "its topology is not known: call perseus_hooks.configure(stage=…, stages=…) "
                 "or set PERSEUS_STAGE and PERSEUS_STAGES on every rank, alike"
             )
+        if (rank := self.without_stage()) is not None:
+            return f"rank {rank} did not say its stage: configure(stage=…) or PERSEUS_STAGE"
         if missing := self.missing_stages():
             named = ", ".join(map(str, missing))
             stages = "stage" if len(missing) == 1 else "stages"

@@ -43,6 +43,7 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     # the first that is part of the words counts: causes stand before what follows from them
     ("topology", WhyCode.TOPOLOGY_UNKNOWN),
     ("whether as tensor-parallel group or as replicas", WhyCode.TOPOLOGY_UNKNOWN),
+    ("did not say its stage", WhyCode.TOPOLOGY_UNKNOWN),
     ("has said hello for them", WhyCode.RANKS_MISSING),
     ("waiting for the first iterations", WhyCode.WAITING),
     ("waiting for", WhyCode.RANKS_MISSING),
@@ -65,6 +66,7 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     ("goodbye", WhyCode.RANK_GONE),
     ("came back on another connection", WhyCode.RANK_GONE),
     ("joined", WhyCode.RANK_JOINED),
+    ("has nothing to wait for", WhyCode.NOTHING_WAITS),
     ("nothing in this job waits", WhyCode.NOTHING_WAITS),
     ("no plan could be made", WhyCode.NO_PLAN),
     ("came at position", WhyCode.ORDER),

@@ -589,3 +589,41 @@ def test_learning_may_spend_the_budget_that_a_job_told(
     made.join(slowdown_budget=budget)
     made.until("learn")
     assert made.job._known.explorer.slowdown == spent
+
+
+@pytest.mark.parametrize("max_writes_per_s", [1.0, Settings().max_writes_per_s])
+def test_a_job_of_one_stage_is_told_that_it_has_nothing_to_wait_for(node, max_writes_per_s) -> None:
+    """Whether its iterations have room for clock writes or not: it is measured, at full clock."""
+    alone = node(stages=1, settings=Settings(max_writes_per_s=max_writes_per_s))
+    alone.join()
+    alone.iterate(12)
+    assert "a job of one stage has nothing to wait for" in alone.job.reason
+    assert alone.job.ledger.count("baseline") >= 5
+    assert alone.lowered == []
+
+
+def test_a_budget_is_something_to_use_for_a_job_of_one_stage(node) -> None:
+    """What then stands in its way is named: too little room for clock writes."""
+    alone = node(stages=1, settings=Settings(max_writes_per_s=1.0))
+    alone.join(slowdown_budget=0.05)
+    alone.iterate(12)
+    assert "iterations are too short" in alone.job.reason
+
+
+def test_every_way_into_release_has_its_reason_in_the_log(node) -> None:
+    """An ordinary end in baseline, too; and each is one line."""
+    made = node()
+    made.join()
+    made.iterate(2)
+    made.do(made.controller.client_lost("1", "has said goodbye"))
+    told = [text for text in made.notices() if "→ release" in text]
+    assert told == ["baseline → release: rank 1 has said goodbye"]
+
+
+def test_a_job_that_became_faster_is_told_so(held) -> None:
+    """Nothing was lost to lowered clocks, so no share of it is told."""
+    held.stretch = 0.7
+    held.iterate(8)
+    (told,) = [text for text in held.notices() if "→ release" in text]
+    assert told.startswith("hold → release: iterations became shorter than they were at full clock")
+    assert told.endswith("the job has become faster, so its baseline is measured anew")

@@ -35,6 +35,7 @@ def test_a_complete_pipeline_has_no_obstacle() -> None:
         (roster({}), "waiting for the ranks of stage 1"),
         (roster({"stages": None}, {}), "its topology is not known"),
         (roster({"stage": None, "stages": None}), "its topology is not known"),
+        (roster({}, {"stage": None}), "rank 1 did not say its stage: configure(stage=…)"),
         (roster({"world_size": 4}, {"world_size": 4}), "waiting for 2 of 4 ranks"),
         (roster({}, {}, gpus=False), "did not say which GPU"),
         (roster({}, {"uses_cuda": True}), "times of launch and not of computation"),

@@ -69,7 +69,7 @@ def test_reasons_are_found_at_all() -> None:
         ("perseusd-clock went away", WhyCode.CLOCK_PROCESS),
         (
             "no plan could be made: no lower clock could be tried without slowing training: "
-            "nothing in this job waits for anything else (has it one stage only?)",
+            "nothing in this job waits for anything else",
             WhyCode.NOTHING_WAITS,
         ),
         ("rank 1: forward 2 came at position 5 of its iteration", WhyCode.ORDER),
