@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -70,7 +71,8 @@ def main() -> None:
     else:
         print("exit held up, ms: " + ", ".join(f"{k} {v:.1f}" for k, v in exits.items()))
     sys.stdout.flush()
-    os._exit(0)  # Zeus's process would be waited for
+    for child in multiprocessing.active_children():  # Zeus's, which would be waited for
+        child.kill()
 
 
 class Conditions(NamedTuple):

@@ -1,7 +1,8 @@
 """What hooks add to an iteration of a real torch pipeline, beside two peers, in one run.
 
     pip install . ./hooks '.[bench]' torch==2.13.0
-    python benchmarks/training.py [--rounds 40] [--iterations 5] [--work asleep|cpu] [--json]
+    python benchmarks/training.py [--rounds 24] [--iterations 4] [--work asleep|cpu]
+                                  [--forward 0.01] [--json]
 
 Two processes run torch's 1F1B on the CPU (gloo). Each round runs every way once, in random order,
 for some iterations each, so all see the same machine; a way's ratio is its mean iteration time over
@@ -13,7 +14,8 @@ that of no hooks in the same round, and its interval is bootstrapped over the ro
                 process (which only reads it here; its synchronise needs a GPU and is left out)
     resiliency  NVIDIA resiliency extension's section timing around every instruction (no CUPTI)
 
-With --work asleep computations are sleeps, as the host of a GPU waits; with cpu they compute.
+With --work asleep computations are sleeps, as the host of a GPU waits, a forward of --forward seconds
+and a backward of twice that; with cpu they compute.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -41,7 +43,6 @@ from perseus_hooks.adapters.attachment import Attachment
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 RANKS, MICROBATCHES, WIDTH = 2, 8, 64
-FORWARD_S = 0.01
 CPU_ROUNDS = 60
 WAYS = ("perseusd", "absent", "zeus", "resiliency")
 METHODS = ("forward_one_chunk", "backward_one_chunk")
@@ -53,20 +54,20 @@ class Work(torch.autograd.Function):
     """The identity, which takes a while forward and twice as long backward."""
 
     @staticmethod
-    def forward(context: Any, values: torch.Tensor, asleep: bool) -> torch.Tensor:
-        context.asleep = asleep
-        take_time(1, asleep)
+    def forward(context: Any, values: torch.Tensor, asleep_s: float) -> torch.Tensor:
+        context.asleep_s = asleep_s
+        take_time(1, asleep_s)
         return values.clone()
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        take_time(2, context.asleep)
+        take_time(2, context.asleep_s)
         return gradient, None
 
 
-def take_time(times: int, asleep: bool) -> None:
-    if asleep:
-        time.sleep(times * FORWARD_S)
+def take_time(times: int, asleep_s: float) -> None:
+    if asleep_s:
+        time.sleep(times * asleep_s)
         return
     block = torch.eye(384)
     for _ in range(times * CPU_ROUNDS // 10):
@@ -74,13 +75,13 @@ def take_time(times: int, asleep: bool) -> None:
 
 
 class Part(torch.nn.Module):
-    def __init__(self, asleep: bool) -> None:
+    def __init__(self, asleep_s: float) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(WIDTH, WIDTH)
-        self.asleep = asleep
+        self.asleep_s = asleep_s
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = Work.apply(self.linear(values), self.asleep)
+        result: torch.Tensor = Work.apply(self.linear(values), self.asleep_s)
         return result
 
 
@@ -159,7 +160,8 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{arguments.folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
-    stage = PipelineStage(Part(arguments.work == "asleep"), rank, RANKS, torch.device("cpu"))
+    asleep_s = arguments.forward if arguments.work == "asleep" else 0.0
+    stage = PipelineStage(Part(asleep_s), rank, RANKS, torch.device("cpu"))
     schedule = Schedule1F1B(stage, MICROBATCHES, loss_fn=torch.nn.MSELoss())
     found = ways(arguments.folder)
     iterate(schedule, rank, 3)
@@ -174,7 +176,8 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         print(json.dumps(times))
     sys.stdout.flush()
     dist.destroy_process_group()
-    os._exit(0)  # Zeus's process would be waited for
+    for child in multiprocessing.active_children():  # Zeus's, which would be waited for
+        child.kill()
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, Any]:
@@ -214,8 +217,9 @@ def daemon(folder: str) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--iterations", type=int, default=4)
+    parser.add_argument("--forward", type=float, default=0.01, help="s")
     parser.add_argument("--work", choices=("asleep", "cpu"), default="asleep")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
@@ -223,6 +227,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rank is not None:
         train(arguments.rank, arguments)
+        return
     with tempfile.TemporaryDirectory(prefix="perseus-") as folder, daemon(folder):
         command = [sys.executable, __file__, *sys.argv[1:], "--folder", folder, "--rank"]
         other = subprocess.Popen([*command, "1"])
