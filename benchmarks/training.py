@@ -14,8 +14,8 @@ that of no hooks in the same round, and its interval is bootstrapped over the ro
                 process (which only reads it here; its synchronise needs a GPU and is left out)
     resiliency  NVIDIA resiliency extension's section timing around every instruction (no CUPTI)
 
-With --work asleep computations are sleeps, as the host of a GPU waits, a forward of --forward seconds
-and a backward of twice that; with cpu they compute.
+With --work asleep computations are sleeps, as the host of a GPU waits, a forward of --forward
+seconds and a backward of twice that; with cpu they compute.
 """
 
 from __future__ import annotations

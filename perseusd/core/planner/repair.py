@@ -121,11 +121,15 @@ class _Repair:
             price *= _PRICE_GROWTH
 
     def _polish(self, level: Ints) -> None:
-        """Descend, and exchange as long as that helps."""
+        """Descend, and exchange as long as that helps.
+
+        Not from where time ended a descent: what is exchanged there may be better for once than
+        what the search would have gone on to, and then more time would make plans worse.
+        """
         improving = True
         while improving and self._more_time():
             level, late = self._swept(level, _STRICT * self._power, True)
-            improving = not late and self._exchange(level)
+            improving = not late and self._more_time() and self._exchange(level)
 
     def _swept(
         self, level: Ints, price: float, splits: bool = False, passes: int = 1000
@@ -254,8 +258,7 @@ class _Repair:
     def _exchange(self, level: Ints) -> bool:
         """Make the best pair of moves that saves and is not late, in place; False for none.
 
-        None either where time was up before all were seen: the best of a few may be better for
-        once than what the search would have gone on to, and then more time would make plans worse.
+        None either where time was up before all were seen, for the reason that `_polish` tells.
         """
         now, _ = self._value(level, 0.0)
         moves = self._moves(level)
