@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from perseus_hooks.connection import MAX_PATH_BYTES, Connection
+from perseus_hooks.connection import MAX_PATH_BYTES, Connection, exists
 from perseus_hooks.events import Event, Goodbye, Hello, Introduce, Refusal
 from perseus_hooks.identity import uses_cuda
 from perseus_hooks.log import Once
@@ -140,7 +140,7 @@ class Channel:
         """Whether there is a connection; it makes one where the socket file is there."""
         if self._connection is not None:
             return True
-        if self._path is None or not os.path.exists(self._path):
+        if self._path is None or not exists(self._path):
             self._retry_ns = time_ns + ABSENT_NS
             return False
         self._retry_ns = time_ns + ABSENT_NS  # stands if the next line raises

@@ -2,7 +2,8 @@
 
 Sends go straight to libzmq without letting go of the interpreter lock. pyzmq lets go of it for the
 microseconds that a send takes, and a trainer with a busy second thread then waits for up to the
-switch interval (5 ms) to get it back.
+switch interval (5 ms) to get it back. The same is true of each of `os`'s calls, so what is asked of
+the system while training runs goes straight to the C library.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ _OPTIONS = (
 
 Send = Callable[[bytes], bool]
 Receive = Callable[[], "bytes | None"]
+
+_libc: ctypes.PyDLL | None
+try:
+    _libc = ctypes.PyDLL(None, use_errno=True)
+except (OSError, TypeError):  # no C library of its own to be found: a static build
+    _libc = None
 
 _inherited: list[Any] = []  # a parent's sockets in a forked child: never touched, never collected
 
@@ -79,15 +86,34 @@ class Connection:
         _inherited.append((self._context, self._socket))
 
 
+def exists(path: str) -> bool:
+    """Whether there is a file."""
+    if _libc is None:
+        return os.path.exists(path)
+    there: bool = _libc.access(os.fsencode(path), os.F_OK) == 0
+    return there
+
+
 def _require_descriptors(count: int) -> None:
     """Raise OSError where fewer file descriptors than this are left."""
     taken: list[int] = []
     try:
         for _ in range(count):
-            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            taken.append(_descriptor())
     finally:
         for descriptor in taken:
-            os.close(descriptor)
+            os.close(descriptor) if _libc is None else _libc.close(descriptor)
+
+
+def _descriptor() -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    if _libc is None:
+        return os.open(os.devnull, flags)
+    descriptor: int = _libc.open(os.fsencode(os.devnull), flags)
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.devnull)
+    return descriptor
 
 
 def _direct(socket: zmq.Socket[bytes]) -> tuple[Send, Receive] | None:

@@ -1,7 +1,11 @@
-"""The two ways into libzmq: straight, and through pyzmq where the straight one is not there."""
+"""The two ways into the C libraries: straight, and through pyzmq and os where that is not there."""
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from perseus_hooks.wire import encode
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "direct":
         monkeypatch.setattr(connection, "_BACKEND", "zmq.no_such_backend")
+        monkeypatch.setattr(connection, "_libc", None)
     return str(request.param)
 
 
@@ -46,3 +51,25 @@ def test_the_straight_way_is_there() -> None:
     way = link.send.__qualname__.partition(".")[0]
     link.close()
     assert way == ("_direct" if zmq.pyzmq_version_info() >= (26,) else "_through_pyzmq")
+
+
+def test_a_file_is_there_or_not(way: str, tmp_path: Path) -> None:
+    """Either way, whatever bytes its name has."""
+    name = str(tmp_path / "sockét\udcff")
+    assert not connection.exists(name)
+    Path(name).touch()
+    assert connection.exists(name)
+
+
+def test_too_few_descriptors_are_an_error_and_none_is_kept(way: str) -> None:
+    """libzmq would abort the process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 8, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            Connection("/nonexistent/hooks.sock")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
+    assert len(os.listdir("/proc/self/fd")) == before
