@@ -135,13 +135,17 @@ def _new_clock(
 ) -> tuple[int, int] | None:
     """When the first write of a plan adopted since then was done, and in which iteration."""
     jobs = {r.uuid: run.job_of(r.replica) for r in run.ranks}
+    adopted: dict[str, int] = {}
     for at, _, name in seen.adopted:
         if since_ns <= at < until_ns:
-            for write in run.writes:
-                job = jobs[write.uuid]
-                if job is not None and job.name == name and at <= write.asked_ns < until_ns:
-                    return write.end_ns, write.iteration
-    return None
+            adopted.setdefault(name, at)
+    wrote = [
+        (write.end_ns, write.iteration)
+        for write in run.writes
+        if (job := jobs[write.uuid]) is not None
+        and adopted.get(job.name, until_ns) <= write.asked_ns < until_ns
+    ]
+    return min(wrote, default=None)
 
 
 def _late(after: Sequence[FastIteration]) -> int:

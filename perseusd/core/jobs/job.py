@@ -11,6 +11,7 @@ stragglers), `guarding`, and this.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 from zlib import crc32
 
 from perseusd.core.actions import Notice, RequestPlan
@@ -44,6 +45,17 @@ PATIENCE = 8
 """Iterations for which learning waits for a straggler's end."""
 
 
+class Awaited(NamedTuple):
+    """A plan that was asked for: its problem, and what was known of stragglers then.
+
+    version: the reaction's.  eased: whether the plan is for stragglers.
+    """
+
+    problem: Problem
+    version: int
+    eased: bool
+
+
 class Job(Guarding):
     """One replica's pipeline under the daemon's care."""
 
@@ -52,8 +64,8 @@ class Job(Guarding):
     ) -> None:
         super().__init__(name, settings, gpus, replica)
         self._requests = 0
-        self._awaited: dict[int, tuple[Problem, int]] = {}
-        """Requested plans: their problem, and the version of the reaction they were made for."""
+        self._awaited: dict[int, Awaited] = {}
+        """By the request's number, ascending."""
         self._answered = -1
         """The version of the reaction that the plan in force was made for."""
         self._held = self._put_offs = 0
@@ -261,14 +273,15 @@ class Job(Guarding):
         awaited = self._awaited.pop(request, None)
         if awaited is None or self._episode is None or self._known is None or self._pacer is None:
             return
-        problem, version = awaited
+        self._awaited = {n: later for n, later in self._awaited.items() if n > request}
+        problem, version, eased = awaited
         if isinstance(answer, str):
             self._no_plan(answer)
             return
         plan = paced(answer.plan, self._known.graph, problem.curves)
-        if version != self.reaction.version:
-            return  # a straggler came or went meanwhile
-        if not self.reaction.eased:
+        if version < self.reaction.sooner:
+            return  # a straggler ended meanwhile, or came among our own ranks
+        if not eased:
             self._episode.normal = plan
             self._basis = {kind: curve.time_s[-1] for kind, curve in problem.curves.items()}
         self._answered, self._parked = version, False
@@ -299,7 +312,9 @@ class Job(Guarding):
             return
         self._requests += 1
         request = self.first_request + self._requests
-        self._awaited = {request: (problem, self.reaction.version)}
+        # One that grows with every iteration would else be planned for only when it no longer does:
+        # what is asked for already is in time for it, and comes first.
+        self._awaited[request] = Awaited(problem, self.reaction.version, self.reaction.eased)
         self.actions.append(RequestPlan(self.name, request, problem))
 
     def _void_requests(self) -> None:

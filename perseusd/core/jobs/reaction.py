@@ -69,6 +69,8 @@ class Reaction:
     others_s: what the slowest other replica took while the baseline was measured; newest_s: what
         it took just now.
     version: another one after every change, so that plans made for the last are known as stale.
+    sooner: the version that left less time last: plans for an older one may end too late; those for
+        this or a newer one end in time, though a newer one may allow more.
     """
 
     announced: AnnouncedStraggler = field(default_factory=AnnouncedStraggler)
@@ -80,6 +82,7 @@ class Reaction:
     newest_s: float = 0.0
     caution: float = CAUTION
     version: int = 0
+    sooner: int = 0
 
     @property
     def active(self) -> bool:
@@ -99,12 +102,11 @@ class Reaction:
         """Word of mouth: another replica takes `factor` times its usual time; None: no more."""
         before, after = self.announced.factor or 1.0, factor or 1.0
         self.announced.announce(factor)
-        self.version += 1
-        return Change.SOONER if after < before else Change.LATER
+        return self._changed(Change.SOONER if after < before else Change.LATER)
 
     def doubt(self) -> None:
         """An announced straggler is not waited for: plans for it are void until it is seen."""
-        self.version += 1
+        self._changed(Change.SOONER)
 
     def expect(self, elsewhere_s: float | None, makespan_s: float, noise: float) -> Change:
         """Another replica is seen to take so long.
@@ -125,7 +127,7 @@ class Reaction:
             change = Change.LATER if elsewhere_s > before * (1 + rise) else Change.NONE
         if change is not Change.NONE:
             self.elsewhere_s, self.margin = elsewhere_s, self.caution + fall
-            self.version += 1
+            self._changed(change)
         return change
 
     def slowed(self, slow: Mapping[int, float], inflation: float, noise: float = 0.0) -> Change:
@@ -140,8 +142,13 @@ class Reaction:
         if same:
             return Change.NONE
         self.slow, self.inflation = dict(slow), inflation
+        return self._changed(Change.SOONER)
+
+    def _changed(self, change: Change) -> Change:
         self.version += 1
-        return Change.SOONER
+        if change is Change.SOONER:
+            self.sooner = self.version
+        return change
 
     def be_cautious(self, share: float) -> None:
         """Plans ended later than what they wait for, by this share."""
