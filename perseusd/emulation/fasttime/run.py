@@ -183,8 +183,10 @@ def _ranks(workload: Workload, conditions: Conditions) -> list[FastRank]:
 
 def _rank(workload: Workload, conditions: Conditions, replica: int, stage: int) -> FastRank:
     index = replica * workload.stages + stage
+    # The daemon draws reference iterations by a job's name.
+    name = f"{JOB}-{conditions.seed}" if conditions.seed else JOB
     hello = Hello(
-        job=JOB, rank=index, world_size=workload.stages * conditions.replicas, local_rank=index,
+        job=name, rank=index, world_size=workload.stages * conditions.replicas, local_rank=index,
         stage=stage, stages=workload.stages, replica=replica, replicas=conditions.replicas,
         schedule="1f1b", gpus=(f"GPU-{index}",), time_source="emulated", uses_cuda=False,
         slowdown_budget=None, hostname="fast",
