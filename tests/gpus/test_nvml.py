@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import struct
 import subprocess
 import sys
@@ -14,6 +16,10 @@ from typing import Any
 
 import pynvml
 import pytest
+from nvml_faults import HANG, gpus_of, set_faults
+
+from perseusd.clock.client import ClockClient
+from perseusd.clock.protocol import ResultCode
 
 # The call for newer drivers; the oldest nvidia-ml-py that is allowed has the old one only.
 TEMPERATURE_CALL = "nvmlDeviceGetTemperatureV"
@@ -256,7 +262,64 @@ def test_clock_process_on_nvml_restores_after_a_crash(
     intent.write_text(json.dumps({"version": 1, "may_be_locked": [uuid]}))
     command = [sys.executable, "-m", "perseusd.clock", "--reset", "--state-dir", str(tmp_path)]
     assert subprocess.run(command, env=environment, check=False, timeout=30).returncode == 0
-    first, second = struct.iter_unpack("@4IQ", (tmp_path / "state").read_bytes())
+    first, second = gpus_of(tmp_path / "state")
     assert first[:2] == (0, 2)
     assert second[:2] == (1005, 1)
     assert json.loads(intent.read_text())["may_be_locked"] == []
+
+
+def test_a_reset_that_hangs_holds_up_no_other_gpu(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """One GPU's reset never returns: the other is reset, the process ends, and says which is left;
+    once the driver answers again the next start resets that one too."""
+    state, intent = tmp_path / "state", tmp_path / "clock-intent.json"
+    state.write_bytes(struct.pack("@4IQ", 1005, 1, 0, 0, 0) * 2)
+    uuids = [f"GPU-fa4e0000-0000-0000-0000-{i:012d}" for i in range(2)]
+    intent.write_text(json.dumps({"version": 1, "may_be_locked": uuids}))
+    set_faults(state, ("nvmlDeviceResetGpuLockedClocks", 0, HANG))
+    command = [sys.executable, "-m", "perseusd.clock", "--reset", "--state-dir", str(tmp_path)]
+    options: dict[str, Any] = {"env": environment, "check": False, "timeout": 30, "text": True}
+    hung = subprocess.run(command, stderr=subprocess.PIPE, **options)
+    assert hung.returncode == 1
+    assert f"({uuids[0]}) may still be locked" in hung.stderr
+    assert [gpu[0] for gpu in gpus_of(state)] == [1005, 0]
+    assert json.loads(intent.read_text())["may_be_locked"] == uuids[:1]
+    set_faults(state)
+    assert subprocess.run(command, **options).returncode == 0
+    assert [gpu[0] for gpu in gpus_of(state)] == [0, 0]
+    assert json.loads(intent.read_text())["may_be_locked"] == []
+
+
+def test_a_lock_that_hangs_holds_up_no_other_gpu(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """While one GPU's lock hangs the other is locked; once it answers, hanging up resets both."""
+    state = tmp_path / "state"
+    set_faults(state, ("nvmlDeviceSetGpuLockedClocks", 0, HANG))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno())]
+    command += ["--state-dir", str(tmp_path), "--heartbeat-timeout", "60"]
+    with subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()]) as clock:
+        theirs.close()
+        client = ClockClient(ours)
+        try:
+            hung, other = client.lock(0, 1005), client.lock(1, 1005)
+            assert _next_result(client) == (other, ResultCode.OK)
+            assert [gpu[0] for gpu in gpus_of(state)] == [0, 1005]
+            set_faults(state)
+            assert _next_result(client) == (hung, ResultCode.OK)
+            assert [gpu[0] for gpu in gpus_of(state)] == [1005, 1005]
+            client.close()
+            assert clock.wait(30) == 0
+        finally:
+            clock.kill()
+            client.close()
+    assert [gpu[0] for gpu in gpus_of(state)] == [0, 0]
+
+
+def _next_result(client: ClockClient) -> tuple[int, ResultCode]:
+    while not (results := client.results()):
+        assert select.select([client], [], [], 30)[0], "no result"
+        assert client.alive
+    return results[0].request_id, results[0].code

@@ -4,6 +4,9 @@
  * processes and tests can map too, or in this process alone. NVMLFAKE_FAULTS makes calls fail:
  * "nvmlDeviceGetName:1:15,nvmlInitWithFlags:*:9" returns 15 for GPU 1 and 9 without a GPU.
  * For nvmlDeviceGetFieldValues a fault "field:0:3" fails the field, not the call.
+ *
+ * Behind the GPUs the file has a table of faults that count at once, in every process that runs;
+ * nvml_faults.py writes it. Its code HANG is a call that never returns, as long as the entry is there.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -18,6 +21,9 @@
 #define HIGHEST 1410
 #define LOWEST 210
 #define STEP 15
+#define FAULTS 16
+#define ANY_GPU -1
+#define HANG -1
 #define CLOCKS ((HIGHEST - LOWEST) / STEP + 1)
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, INSUFFICIENT_SIZE = 7 };
@@ -26,8 +32,13 @@ struct gpu {
     uint32_t locked_mhz, writes, calls, mig;
     uint64_t energy_mj;
 };
+struct fault {
+    char function[56]; /* empty: no fault */
+    int32_t gpu, code;
+};
 struct state {
     struct gpu gpus[GPUS];
+    struct fault faults[FAULTS];
 };
 struct field {
     uint32_t id, scope;
@@ -53,7 +64,7 @@ static struct state private_state;
 static struct state *state = &private_state;
 static int references;
 
-static int fault(const char *function, int gpu) {
+static int started_with(const char *function, int gpu) {
     const char *at = getenv("NVMLFAKE_FAULTS");
     size_t length = strlen(function);
     while (at && *at) {
@@ -66,6 +77,26 @@ static int fault(const char *function, int gpu) {
             at++;
     }
     return SUCCESS;
+}
+
+static int set_fault(const char *function, int gpu) {
+    for (int i = 0; i < FAULTS; i++) {
+        const volatile struct fault *set = &state->faults[i];
+        if ((set->gpu == gpu || set->gpu == ANY_GPU) &&
+            !strncmp((const char *)set->function, function, sizeof set->function))
+            return set->code;
+    }
+    return SUCCESS;
+}
+
+static int fault(const char *function, int gpu) {
+    const struct timespec pause = {0, 5000000};
+    int code = set_fault(function, gpu);
+    while (code == HANG) {
+        nanosleep(&pause, NULL);
+        code = set_fault(function, gpu);
+    }
+    return code != SUCCESS ? code : started_with(function, gpu);
 }
 
 static int index_of(void *handle) { return (int)((struct gpu *)handle - state->gpus); }
