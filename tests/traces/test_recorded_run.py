@@ -106,7 +106,7 @@ def test_a_job_that_comes_again_is_another_run(make_recording: Maker, tmp_path: 
     goodbyes = [Input("stage_event", (told.arguments[0], Goodbye(10**6, 1), 1)) for told in hellos]
     made.inputs += [*goodbyes, *made.inputs]
     trace = read_trace(made.write(tmp_path / "x"))
-    assert [run.name for run in trace.runs] == ["fast:job", "fast:job, start 2"]
+    assert [run.name for run in trace.runs] == ["fast:job-3", "fast:job-3, start 2"]
     first, again = ([o.number for o in run.observations] for run in trace.runs)
     assert first == again == [1, 2, 3, 4, 5]
 
@@ -118,4 +118,4 @@ def test_what_is_missing_is_told(make_recording: Maker, tmp_path: Path) -> None:
     trace = read_trace(made.write(tmp_path / "x"))
     assert trace.runs == []
     assert any("12 inputs are missing" in note for note in trace.notes)
-    assert any("fast:job: no iteration" in note for note in trace.notes)
+    assert any("fast:job-3: no iteration" in note for note in trace.notes)
