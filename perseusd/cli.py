@@ -7,6 +7,7 @@ imported when that command runs, so that `perseusd --version` stays quick.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -56,6 +57,7 @@ def _fail(error: PerseusError, *, as_json: bool) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     _set_up_logging(config.log_level)
+    faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where the loop was
     # The loop's small fits are slower on many threads, which would also take the training's cores.
     os.environ |= dict.fromkeys(ONE_THREAD, "1")
     from perseusd.daemon.service import run

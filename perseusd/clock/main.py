@@ -19,6 +19,7 @@ from perseusd.clock.server import ClockServer, Timeouts
 from perseusd.errors import ConfigurationError, NotPermittedError, PerseusError, UsageError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import GpuPermissionError
+from perseusd.systemd import notify
 
 _EXIT_CODES: tuple[tuple[type[PerseusError], int], ...] = (
     (UsageError, 2),
@@ -62,6 +63,7 @@ def _serve(server: ClockServer, options: argparse.Namespace) -> bool:
         return server.serve(_inherited(options.fd))
     uid = _uid_of(options.allow_user)
     with _listener(options.socket, uid) as listener:
+        notify("READY=1")
         try:
             return server.listen(listener, {0, uid})
         finally:

@@ -32,6 +32,7 @@ from perseusd.clock.protocol import (
     ResultCode,
     WriteResult,
 )
+from perseusd.systemd import Pulse
 
 _NS = 1_000_000_000
 
@@ -58,6 +59,7 @@ class ClockServer:
         self._connection: Connection | None = None
         self._connections = 0
         self._stop_reason = ""
+        self._pulse = Pulse()
         self._listener: socket.socket | None = None
         self._allowed_uids: Collection[int] = ()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -115,6 +117,7 @@ class ClockServer:
         return self._connection is None or self._connection.closing
 
     def _turn(self) -> None:
+        self._pulse.beat()
         ready = self._wait(self._sockets(), self._sleep_ns())
         self._desks.take_outcomes()
         if self._connection is not None:
@@ -138,8 +141,8 @@ class ClockServer:
         return sockets
 
     def _sleep_ns(self) -> int | None:
-        """How long nothing can happen unasked: until a heartbeat is late or a retry is due."""
-        ends = [self._desks.retry_ns()]
+        """How long nothing can happen unasked: a late heartbeat, a retry, a sign of life."""
+        ends = [self._desks.retry_ns(), self._pulse.due_ns()]
         connection = self._connection
         if connection is not None and self._leased() and not self._desks.all_back:
             late_ns = connection.heartbeat_ns + self._heartbeat_ns + 1

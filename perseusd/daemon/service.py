@@ -46,10 +46,10 @@ from perseusd.daemon.recorder import Recorder
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
 from perseusd.daemon.straggler_log import StragglerLog
-from perseusd.daemon.systemd import notify
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import GpuInfo, GpuNode
+from perseusd.systemd import notify
 from perseusd.traces.replay import RecordedController
 
 log = logging.getLogger(__name__)

@@ -37,11 +37,26 @@ def test_daemon_has_no_capability_and_a_watchdog() -> None:
     assert int(service["WatchdogSec"]) > 0
 
 
+def test_restarts_are_bounded_where_a_restart_could_do_harm() -> None:
+    """A daemon that fails again and again is left alone, at full clocks; perseusd-clock, which puts
+    them back, is always started again. Neither makes a stop wait for long."""
+    daemon, clock = (Unit(name) for name in SERVICES)
+    assert int(daemon["Unit"]["StartLimitBurst"]) > 0
+    assert "78" in daemon["Service"]["RestartPreventExitStatus"].split()
+    assert clock["Unit"]["StartLimitIntervalSec"] == "0"
+    assert clock["Service"]["Restart"] == "always"
+    for unit in (daemon, clock):
+        assert 0 < int(unit["Service"]["TimeoutStopSec"]) <= 15
+        assert "nvidia-persistenced.service" in unit["Unit"]["After"].split()
+
+
 def test_clock_process_has_one_capability_and_puts_back() -> None:
     """perseusd-clock may lock clocks and nothing more, and is followed by a reset."""
     service = Unit("perseusd-clock.service")["Service"]
     assert service["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert "--reset" in service["ExecStopPost"]
+    assert service["Type"] == "notify"
+    assert int(service["WatchdogSec"]) > 0
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -73,6 +88,25 @@ def test_example_configuration_is_sound() -> None:
     text = (UNITS / "perseusd.toml").read_text()
     socket = tomllib.loads(text)["clock"]["socket"]
     assert f"--socket {socket} " in Unit("perseusd-clock.service")["Service"]["ExecStart"]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("name", "most"), [("perseusd", 1.3), ("perseusd-clock", 2.1)])
+def test_systemd_calls_the_exposure_low(name: str, most: float) -> None:
+    """`systemd-analyze security`, from 0 (safe) to 10, stays below the bounds that we set us."""
+    analyze = shutil.which("systemd-analyze")
+    assert analyze is not None, "install Debian's systemd package"
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", "--no-pager", UNITS / f"{name}.service"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout
+    sys.stdout.write(f"{name}: exposure {found[1]}\n")
+    assert float(found[1]) <= most
 
 
 @pytest.mark.system
