@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from nvml_build import build
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real measurements not found at {folder}: set PERSEUSD_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake libnvidia-ml.so.1: see tests/nvmlfake/nvml_build.py for its use."""
+    return build(tmp_path_factory.mktemp("nvmlfake"))

@@ -13,10 +13,11 @@ again: nobody is there to note the time of death.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from mmap import mmap
 from pathlib import Path
@@ -33,7 +34,7 @@ from perseusd.gpus.physics import ClockHistory
 from perseusd.gpus.ring import words_of
 from perseusd.gpus.simulated_engine import SimulatedEngine, is_open
 from perseusd.gpus.simulated_file import GpuBlock, SimulatedSpec, create_file, open_file
-from perseusd.gpus.simulated_state import IDLE, UNLOCKED, SimulatedState
+from perseusd.gpus.simulated_state import IDLE, UNLIMITED, UNLOCKED, ClockRecord, SimulatedState
 
 __all__ = [
     "SPECS",
@@ -115,10 +116,11 @@ class SimulatedGpu:
 
     def reasons(self) -> ClockReason:
         now_ns = time.monotonic_ns()
+        limited = ClockReason(self._state.limited_by(now_ns))
         if self._state.running_at(now_ns) is None:
-            return ClockReason.NONE if self.process_ids() else ClockReason.IDLE
+            return limited if self.process_ids() else limited | ClockReason.IDLE
         capped = self._working_index(now_ns) < self._state.clock_index_at(now_ns)
-        return ClockReason.SW_POWER_CAP if capped else ClockReason.NONE
+        return limited | ClockReason.SW_POWER_CAP if capped else limited
 
     def temperature_c(self) -> float:
         """30 °C and a tenth of a degree per watt: a number to show, not a thermal model."""
@@ -141,12 +143,25 @@ class SimulatedGpu:
 
     def locked_mhz(self) -> int | None:
         """The lock last written, settled or not; None when unlocked. (No real GPU tells this.)"""
-        clock_mhz = self._state.newest_clock()[1]
+        clock_mhz = self._state.newest_clock().clock_mhz
         return None if clock_mhz == UNLOCKED else clock_mhz
 
     def clock_writes(self) -> int:
         """How many clock writes this GPU has had since it was created."""
-        return self._block.clocks.count - 1
+        return self._block.writes
+
+    def limit_clock(self, limit_mhz: int | None, reasons: ClockReason = ClockReason.NONE) -> None:
+        """From now on power or heat keeps the GPU at this supported clock or below, lock or not.
+
+        reasons: what the GPU says of it. None: no such limit any more. No clock write: nobody
+        asked for it.
+        """
+        if limit_mhz is not None:
+            require_supported(self._info, limit_mhz)
+        with self._write_lock():
+            locked_mhz = self._state.newest_clock().clock_mhz
+            record = ClockRecord(time.monotonic_ns(), locked_mhz, limit_mhz or UNLIMITED, reasons)
+            self._append(record)
 
     def clock_history(self, since_ns: int) -> ClockHistory:
         """Its clock changes from the one in force at `since_ns` (the last 63 are known)."""
@@ -169,13 +184,25 @@ class SimulatedGpu:
 
     def _write_clock(self, clock_mhz: int) -> None:
         self._obey_fault()
+        with self._write_lock():
+            time.sleep(self.spec.write_latency_s)
+            effective_ns = time.monotonic_ns() + round(self.spec.settle_s * _NS)
+            limits = self._state.newest_clock()
+            self._append(limits._replace(effective_ns=effective_ns, clock_mhz=clock_mhz))
+            self._block.writes += 1
+
+    def _append(self, record: ClockRecord) -> None:
+        """Under the write lock. Changes take effect in the order in which they were written."""
+        effective_ns = max(record.effective_ns, self._state.newest_clock().effective_ns)
+        self._block.clocks.append(*record._replace(effective_ns=effective_ns))
+
+    @contextlib.contextmanager
+    def _write_lock(self) -> Iterator[None]:
+        """The node's driver lock: one write at a time, whichever process or GPU."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            time.sleep(self.spec.write_latency_s)
-            effective_ns = time.monotonic_ns() + round(self.spec.settle_s * _NS)
-            newest_ns = self._state.newest_clock()[0]
-            self._block.clocks.append(max(effective_ns, newest_ns), clock_mhz)
+            yield
         finally:
             os.close(descriptor)  # and with it the lock
 
@@ -223,7 +250,7 @@ def create_node(path: Path | str, spec: SimulatedSpec, count: int) -> SimulatedN
     with words_of(memory) as words:
         for index in range(count):
             block = GpuBlock(memory, words, index)
-            block.clocks.append(now_ns, UNLOCKED)
+            block.clocks.append(*ClockRecord(now_ns, UNLOCKED))
             block.activities.append(now_ns, 0.0, IDLE, 0, 1.0)
     try:
         temporary.rename(path)

@@ -1,7 +1,9 @@
 """The file behind simulated GPUs: what is where, and opening or refusing it.
 
 One header (magic, length of the specification, specification as JSON) and then, per GPU, one block:
-fault flag, clock ring, activity ring, pid, and two banks of work curves.
+fault flag, pid, counts, clock ring, activity ring, and two banks of work curves. Besides us the
+fake NVML library of the tests (tests/nvmlfake) reads and writes it: what is changed here changes
+there, in node.c.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ MAX_CLOCKS = 128
 MAX_CURVES = 32
 RING_SLOTS = 64
 
-CLOCK_RECORD = "qq"  # effective_ns, clock_mhz (0: unlocked)
+CLOCK_RECORD = "qqqq"  # effective_ns, clock_mhz (0: unlocked), limit_mhz (0: none), its reasons
 ACTIVITY_RECORD = "qdqqd"  # start_ns, energy_j at start, kind, table generation, factor
 
-_MAGIC = b"PERSGPU1"
+_MAGIC = b"PERSGPU2"
 _HEADER = struct.Struct("@8sQQ")  # magic, GPUs, length of the specification
 _HEADER_SIZE = 2 * PAGESIZE
 _FAULT_WORD = 0
 _PID_WORD = 1
 _GENERATION_WORD = 2
+_WRITES_WORD = 3
 _CLOCKS_OFFSET = 64
 _ACTIVITIES_OFFSET = _CLOCKS_OFFSET + Ring.size(CLOCK_RECORD, RING_SLOTS)
 _TABLES_OFFSET = _ACTIVITIES_OFFSET + Ring.size(ACTIVITY_RECORD, RING_SLOTS)
@@ -109,6 +112,15 @@ class GpuBlock:
     @generation.setter
     def generation(self, value: int) -> None:
         self._words[self._first_word + _GENERATION_WORD] = value
+
+    @property
+    def writes(self) -> int:
+        """How many clock writes it has had; to be raised under the node's write lock."""
+        return self._words[self._first_word + _WRITES_WORD]
+
+    @writes.setter
+    def writes(self, value: int) -> None:
+        self._words[self._first_word + _WRITES_WORD] = value
 
     def write_curve(self, generation: int, kind: int, values: Sequence[float]) -> None:
         """values: the times, then the energies."""

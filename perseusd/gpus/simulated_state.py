@@ -16,11 +16,24 @@ from perseusd.gpus.physics import (
 from perseusd.gpus.simulated_file import GpuBlock, SimulatedSpec
 
 UNLOCKED = 0  # in a clock record: no lock, so the highest clock
+UNLIMITED = 0  # in a clock record: nothing keeps the GPU below its lock
 WAITING = -1  # in an activity: a process has the GPU open and computes nothing
 IDLE = -2  # in an activity: no process has it open
 
 _NS = 1_000_000_000
 _READ_TRIES = 8
+
+
+class ClockRecord(NamedTuple):
+    """From `effective_ns` on: the lock, and the clock above which power or heat keeps the GPU.
+
+    reasons: the bits (of ClockReason) that say so while the limit is below the lock.
+    """
+
+    effective_ns: int
+    clock_mhz: int
+    limit_mhz: int = UNLIMITED
+    reasons: int = 0
 
 
 class Activity(NamedTuple):
@@ -64,20 +77,21 @@ class SimulatedState:
                 return Activity(*record)
         raise GpuError("simulated GPU: its activities cannot be read; its file is damaged")
 
-    def newest_clock(self) -> tuple[int, int]:
-        """The clock change written last: (effective_ns, clock_mhz or UNLOCKED)."""
+    def newest_clock(self) -> ClockRecord:
+        """The clock change written last, settled or not."""
         for _ in range(_READ_TRIES):
-            for effective_ns, clock_mhz in self.block.clocks.newest_first():
-                return effective_ns, clock_mhz
+            for record in self.block.clocks.newest_first():
+                return ClockRecord(*record)
         raise GpuError("simulated GPU: its clocks cannot be read; its file is damaged")
 
     def history(self, since_ns: int) -> ClockHistory:
         """Clock changes from the one in force at `since_ns` on, future ones included."""
         changes: list[ClockChange] = []
         for _ in range(_READ_TRIES):
-            for effective_ns, clock_mhz in self.block.clocks.newest_first():
-                changes.append(ClockChange(effective_ns, self._index_of(clock_mhz)))
-                if effective_ns <= since_ns:
+            for values in self.block.clocks.newest_first():
+                record = ClockRecord(*values)
+                changes.append(ClockChange(record.effective_ns, self._index_of(record)))
+                if record.effective_ns <= since_ns:
                     break
             if changes:
                 return ClockHistory(tuple(reversed(changes)))
@@ -124,6 +138,15 @@ class SimulatedState:
         """The clock in force then, the power cap not counted."""
         return self.history(time_ns).index_at(time_ns)
 
+    def limited_by(self, time_ns: int) -> int:
+        """The reason bits of a limit that keeps the GPU below its lock at that moment, or 0."""
+        for values in self.block.clocks.newest_first():
+            record = ClockRecord(*values)
+            if record.effective_ns <= time_ns:
+                below = self._index_of(record) < self._clock_index[record.clock_mhz]
+                return record.reasons if below else 0
+        return 0
+
     def waiting_power_w(self, activity: Activity) -> float:
         idle = activity.kind == IDLE
         return self.spec.idle_power_w if idle else self.spec.blocking_power_w
@@ -135,11 +158,12 @@ class SimulatedState:
         limit_w = self.spec.power_limit_w
         return Work(curve, None if limit_w is None else capped_index(curve, limit_w))
 
-    def _index_of(self, clock_mhz: int) -> int:
+    def _index_of(self, record: ClockRecord) -> int:
         try:
-            return self._clock_index[clock_mhz]
-        except KeyError:
+            locked = self._clock_index[record.clock_mhz]
+            return min(locked, self._clock_index[record.limit_mhz])
+        except KeyError as error:
             raise GpuError(
-                f"simulated GPU: its file says {clock_mhz} MHz, which it does not support; "
+                f"simulated GPU: its file says {error.args[0]} MHz, which it does not support; "
                 "the file is damaged, remove it"
             ) from None

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 import zmq
+from nvml_build import environment
 from perseus_hooks.events import Event, Goodbye, Hello, StageEnd, StageStart
 from perseus_hooks.wire import decode, encode
 
@@ -105,11 +106,17 @@ def _end_with_the_tests() -> None:
 
 
 class Rig:
-    """A runtime directory with simulated GPUs, and in it at most one daemon and one job."""
+    """A runtime directory with simulated GPUs, and in it at most one daemon and one job.
 
-    def __init__(self, folder: Path, gpus: int = STAGES, config: str = CONFIG) -> None:
+    nvml: the fake NVML library, for a daemon that takes the GPUs for real ones.
+    """
+
+    def __init__(
+        self, folder: Path, gpus: int = STAGES, config: str = CONFIG, nvml: Path | None = None
+    ) -> None:
         self.folder = folder
         self.gpus = gpus
+        self.nvml = nvml
         self.node: SimulatedNode = create_node(folder / "simulated-gpus", SPECS[GPU], gpus)
         self.daemon: subprocess.Popen[bytes] | None = None
         self.job: EmulatedJob | None = None
@@ -119,14 +126,24 @@ class Rig:
 
     def command(self, *arguments: str) -> list[str]:
         run = [sys.executable, "-m", "perseusd", "run", "--runtime-dir", str(self.folder)]
-        run += ["--config", str(self.folder / "perseusd.toml"), "--simulate", str(self.gpus)]
-        return [*run, *arguments]
+        run += ["--config", str(self.folder / "perseusd.toml")]
+        simulate = [] if self.nvml else ["--simulate", str(self.gpus)]
+        return [*run, *simulate, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """The daemon's: where it uses the fake library, that library is its driver's."""
+        nvml = environment(self.nvml, self.node.path) if self.nvml else {}
+        return os.environ | nvml
 
     def start(self, *arguments: str) -> None:
         """Returns when the daemon answers and, if it has one, its clock process says hello."""
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                self.command(*arguments), stdout=log, stderr=log, preexec_fn=_end_with_the_tests
+                self.command(*arguments),
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                preexec_fn=_end_with_the_tests,
             )
         until(self._answers, poll_s=0.02)
         self.children()

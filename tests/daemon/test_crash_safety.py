@@ -1,6 +1,8 @@
 """Whatever dies or hangs while clocks are lowered, they go back to full, read from the GPUs.
 
-One daemon and one job serve all tests; each brings what the one before it killed back to hold.
+The daemon and its clock process use unmodified pynvml on the fake NVML library, a face of the GPUs
+on which the emulated job computes: so this is the whole loop on NVML, too. One daemon and one job
+serve all tests; each brings what the one before it killed back to hold.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ def kill(*pids: int, number: signal.Signals = signal.SIGKILL) -> float:
     for pid in pids:
         os.kill(pid, number)
     return sent_s
+
+
+@pytest.fixture(scope="module")
+def rig(make_module_rig, nvml_library):
+    return make_module_rig(nvml=nvml_library)
 
 
 @pytest.fixture

@@ -3,81 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
-import struct
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
-from nvml_faults import HANG, gpus_of, set_faults
+from nvml_faults import HANG, GpuControls, set_faults, set_gpu
 
 from perseusd.clock.client import ClockClient
 from perseusd.clock.protocol import ResultCode
+from perseusd.gpus.simulated import SPECS, SimulatedNode
 
 # The call for newer drivers; the oldest nvidia-ml-py that is allowed has the old one only.
 TEMPERATURE_CALL = "nvmlDeviceGetTemperatureV"
 if not hasattr(pynvml, TEMPERATURE_CALL):
     TEMPERATURE_CALL = "nvmlDeviceGetTemperature"
-TEMPERATURE_C = {"nvmlDeviceGetTemperatureV": 61.0, "nvmlDeviceGetTemperature": 60.0}
 
-SOURCE = Path(__file__).parents[1] / "nvmlfake" / "nvmlfake.c"
+UUIDS = [f"GPU-sim00000-0000-0000-0000-{i:012d}" for i in range(2)]
+IDLE_W = SPECS["a100-sxm"].idle_power_w
 Run = Callable[..., Any]
-
-_PRELUDE = """
-import json, os
-from perseusd.errors import GpuError
-from perseusd.gpus import open_gpus
-def error(function, *arguments):
-    try:
-        function(*arguments)
-    except GpuError as error:
-        return [type(error).__name__, str(error)]
-"""
-
-
-@pytest.fixture(scope="session")
-def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the stand-in library lies, built by the system's C compiler."""
-    folder = tmp_path_factory.mktemp("nvmlfake")
-    command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, "-o", folder / "libnvidia-ml.so.1", SOURCE], check=True)
-    return folder
-
-
-@pytest.fixture
-def environment(library_folder: Path, tmp_path: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "LD_LIBRARY_PATH": str(library_folder),
-        "NVMLFAKE_STATE": str(tmp_path / "state"),
-    }
-
-
-@pytest.fixture
-def run(environment: dict[str, str]) -> Run:
-    """Runs a program that assigns `answer`, in a process of its own; the answer."""
-
-    def run_program(program: str, faults: str = "") -> Any:
-        text = _PRELUDE + textwrap.dedent(program) + "\nprint(json.dumps(answer))"
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", text],
-            env={**environment, "NVMLFAKE_FAULTS": faults},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run_program
 
 
 def test_what_does_not_change(run: Run) -> None:
@@ -93,34 +42,36 @@ def test_what_does_not_change(run: Run) -> None:
     )
     clocks = list(range(210, 1411, 15))
     assert answer == [
-        [f"GPU-fa4e0000-0000-0000-0000-{i:012d}", "NVIDIA A100-SXM4-80GB", i, clocks, False, False]
-        for i in range(2)
+        [UUIDS[i], "NVIDIA A100-SXM4-80GB", i, clocks, False, False] for i in range(2)
     ]
 
 
-def test_readings_have_the_units_in_their_names(run: Run) -> None:
-    """Millijoules and milliwatts become joules and watts; everything else as the driver says."""
-    answer = run(
+def test_readings_have_the_units_in_their_names(run: Run, node: SimulatedNode) -> None:
+    """Millijoules and milliwatts become joules and watts; everything else as the driver says, and
+    by the newer functions where there are older ones too."""
+    set_gpu(node.path, 0, GpuControls(processes=(4242, 4343)))
+    before_j = node.gpus[0].true_energy_j()
+    old = ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    energy_j, *answer = run(
         """
         gpu = open_gpus().gpus[0]
-        answer = [gpu.energy_j(), gpu.energy_j(), gpu.power_w(), gpu.clock_mhz(),
-                  int(gpu.reasons()), gpu.temperature_c(), list(gpu.process_ids())]
-        """
+        answer = [gpu.energy_j(), gpu.power_w(), gpu.clock_mhz(), int(gpu.reasons()),
+                  gpu.temperature_c(), list(gpu.process_ids())]
+        """,
+        *((function, 0, 999) for function in old),
     )
-    assert answer == [1.5, 3.0, 250.5, 1410, 0x24, TEMPERATURE_C[TEMPERATURE_CALL], [4242, 4343]]
+    assert before_j - 55 <= energy_j <= node.gpus[0].true_energy_j()
+    assert answer == [IDLE_W, 1410, 1, 35.0, [4242, 4343]]
 
 
 @pytest.mark.parametrize("code", [3, 13])
 def test_older_drivers_are_read_too(run: Run, code: int) -> None:
     """Without the new functions and the instant-power field their predecessors are used."""
-    faults = ",".join(
-        f"{function}:0:{code}"
-        for function in (
-            "field",
-            "nvmlDeviceGetCurrentClocksEventReasons",
-            "nvmlDeviceGetTemperatureV",
-            "nvmlDeviceGetMigMode",
-        )
+    newer = (
+        "field",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetTemperatureV",
+        "nvmlDeviceGetMigMode",
     )
     answer = run(
         """
@@ -128,9 +79,9 @@ def test_older_drivers_are_read_too(run: Run, code: int) -> None:
         answer = [[gpu.power_w(), int(gpu.reasons()), gpu.temperature_c()] for _ in range(2)]
         answer.append(gpu.info.mig_enabled)
         """,
-        faults,
+        *((function, 0, code) for function in newer),
     )
-    assert answer == [[240.25, 0x8, 60.0], [240.25, 0x8, 60.0], False]
+    assert answer == [[IDLE_W, 1, 35.0], [IDLE_W, 1, 35.0], False]
 
 
 def test_lock_and_reset(run: Run) -> None:
@@ -175,10 +126,10 @@ def test_errors_are_told_apart_and_named(run: Run, code: int, kind: str, fix: st
     }
     methods = ", ".join(f"error(gpu.{call})" for call in calls.values())
     program = f"gpu = open_gpus().gpus[1]\nanswer = [{methods}]"
-    answer = run(program, ",".join(f"{function}:1:{code}" for function in calls))
+    answer = run(program, *((function, 1, code) for function in calls))
     for (name, text), function in zip(answer, calls, strict=True):
         assert name == kind
-        assert "GPU 1 (GPU-fa4e" in text
+        assert f"GPU 1 ({UUIDS[1]})" in text
         assert function.removesuffix("_v3") in text
         assert fix in text
 
@@ -191,7 +142,7 @@ def test_lost_gpu_is_an_error_of_power_and_reasons_too(run: Run) -> None:
         gpu = open_gpus().gpus[0]
         answer = [error(gpu.power_w)[0], error(gpu.reasons)[0], error(gpu.temperature_c)[0]]
         """,
-        ",".join(f"{function}:0:15" for function in functions),
+        *((function, 0, 15) for function in functions),
     )
     assert answer == ["GpuLostError"] * 3
 
@@ -203,7 +154,7 @@ def test_gpu_lost_at_the_start_does_not_hide_the_others(run: Run) -> None:
         node = open_gpus()
         answer = [[gpu.info.index for gpu in node.gpus], list(node.unavailable.items())]
         """,
-        "nvmlDeviceGetHandleByIndex_v2:0:15",
+        ("nvmlDeviceGetHandleByIndex_v2", 0, 15),
     )
     assert answer[0] == [1]
     ((index, why),) = answer[1]
@@ -211,27 +162,28 @@ def test_gpu_lost_at_the_start_does_not_hide_the_others(run: Run) -> None:
     assert "GPU 0" in why
 
 
-def test_gpu_without_clocks_is_read_but_not_locked(run: Run) -> None:
+def test_gpu_without_clocks_is_read_but_not_locked(run: Run, node: SimulatedNode) -> None:
     """Where no clocks are listed (vGPU) there are none, and a lock is not supported."""
+    set_gpu(node.path, 0, GpuControls(vgpu=True))
     answer = run(
         """
         gpu = open_gpus().gpus[0]
-        answer = [gpu.info.supported_clocks_mhz, error(gpu.lock_clock, 1005)[0], gpu.power_w()]
-        """,
-        "nvmlDeviceGetSupportedMemoryClocks:0:3",
+        answer = [gpu.info.supported_clocks_mhz, error(gpu.lock_clock, 1005)[0],
+                  error(gpu.reset_clock)[0], gpu.power_w()]
+        """
     )
-    assert answer == [[], "GpuNotSupportedError", 250.5]
+    assert answer == [[], *["GpuNotSupportedError"] * 2, IDLE_W]
 
 
-def test_mig_is_seen(run: Run, tmp_path: Path) -> None:
+def test_mig_is_seen(run: Run, node: SimulatedNode) -> None:
     """A GPU divided by MIG says so."""
-    (tmp_path / "state").write_bytes(struct.pack("@4IQ", 0, 0, 0, 1, 0))
+    set_gpu(node.path, 0, GpuControls(mig=True))
     assert run("answer = [g.info.mig_enabled for g in open_gpus().gpus]") == [True, False]
 
 
 def test_no_driver_is_said_with_the_fix(run: Run, environment: dict[str, str]) -> None:
     """Driver not loaded, or no library at all: an error with what to do, no traceback."""
-    text = run("answer = error(open_gpus)", "nvmlInitWithFlags:0:9")[1]
+    text = run("answer = error(open_gpus)", ("nvmlInitWithFlags", 0, 9))[1]
     assert "install or load the NVIDIA driver" in text
     environment["LD_LIBRARY_PATH"] = "/nonexistent"
     assert "NVIDIA driver" in run("answer = error(open_gpus)")[1]
@@ -246,57 +198,62 @@ def test_closed_node_has_let_go_of_the_driver(run: Run) -> None:
         answer = [error(node.gpus[0].power_w)[0], open_gpus().gpus[0].power_w()]
         """
     )
-    assert answer == ["GpuError", 250.5]
+    assert answer == ["GpuError", IDLE_W]
+
+
+def intend(folder: Path, uuids: list[str]) -> Path:
+    """The file of a clock process that died while these might be locked."""
+    intent = folder / "clock-intent.json"
+    intent.write_text(json.dumps({"version": 1, "may_be_locked": uuids}))
+    return intent
+
+
+def locks(node: SimulatedNode) -> list[int | None]:
+    return [gpu.locked_mhz() for gpu in node.gpus]
 
 
 def test_clock_process_on_nvml_restores_after_a_crash(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], node: SimulatedNode, tmp_path: Path
 ) -> None:
     """perseusd-clock on the driver's library: after a crash its next start resets what the intent
     on disk names, and that GPU alone."""
-    (tmp_path / "state").write_bytes(
-        struct.pack("@4IQ", 1005, 1, 0, 0, 0) + struct.pack("@4IQ", 1005, 1, 0, 0, 0)
-    )
-    intent = tmp_path / "clock-intent.json"
-    uuid = "GPU-fa4e0000-0000-0000-0000-000000000000"
-    intent.write_text(json.dumps({"version": 1, "may_be_locked": [uuid]}))
+    for gpu in node.gpus:
+        gpu.lock_clock(1005)
+    intent = intend(tmp_path, UUIDS[:1])
     command = [sys.executable, "-m", "perseusd.clock", "--reset", "--state-dir", str(tmp_path)]
     assert subprocess.run(command, env=environment, check=False, timeout=30).returncode == 0
-    first, second = gpus_of(tmp_path / "state")
-    assert first[:2] == (0, 2)
-    assert second[:2] == (1005, 1)
+    assert locks(node) == [None, 1005]
+    assert [gpu.clock_writes() for gpu in node.gpus] == [2, 1]
     assert json.loads(intent.read_text())["may_be_locked"] == []
 
 
 def test_a_reset_that_hangs_holds_up_no_other_gpu(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], node: SimulatedNode, tmp_path: Path
 ) -> None:
     """One GPU's reset never returns: the other is reset, the process ends, and says which is left;
     once the driver answers again the next start resets that one too."""
-    state, intent = tmp_path / "state", tmp_path / "clock-intent.json"
-    state.write_bytes(struct.pack("@4IQ", 1005, 1, 0, 0, 0) * 2)
-    uuids = [f"GPU-fa4e0000-0000-0000-0000-{i:012d}" for i in range(2)]
-    intent.write_text(json.dumps({"version": 1, "may_be_locked": uuids}))
-    set_faults(state, ("nvmlDeviceResetGpuLockedClocks", 0, HANG))
+    for gpu in node.gpus:
+        gpu.lock_clock(1005)
+    intent = intend(tmp_path, UUIDS)
+    set_faults(node.path, ("nvmlDeviceResetGpuLockedClocks", 0, HANG))
     command = [sys.executable, "-m", "perseusd.clock", "--reset", "--state-dir", str(tmp_path)]
     options: dict[str, Any] = {"env": environment, "check": False, "timeout": 30, "text": True}
     hung = subprocess.run(command, stderr=subprocess.PIPE, **options)
     assert hung.returncode == 1
-    assert f"({uuids[0]}) may still be locked" in hung.stderr
-    assert [gpu[0] for gpu in gpus_of(state)] == [1005, 0]
-    assert json.loads(intent.read_text())["may_be_locked"] == uuids[:1]
-    set_faults(state)
+    assert f"({UUIDS[0]}) may still be locked" in hung.stderr
+    assert locks(node) == [1005, None]
+    assert json.loads(intent.read_text())["may_be_locked"] == UUIDS[:1]
+    set_faults(node.path)
     assert subprocess.run(command, **options).returncode == 0
-    assert [gpu[0] for gpu in gpus_of(state)] == [0, 0]
+    assert locks(node) == [None, None]
     assert json.loads(intent.read_text())["may_be_locked"] == []
 
 
 def test_a_lock_that_hangs_holds_up_no_other_gpu(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], node: SimulatedNode, tmp_path: Path
 ) -> None:
     """While one GPU's lock hangs the other is locked; once it answers, hanging up resets both."""
-    state = tmp_path / "state"
-    set_faults(state, ("nvmlDeviceSetGpuLockedClocks", 0, HANG))
+    set_faults(node.path, ("nvmlDeviceSetGpuLockedClocks", 0, HANG))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno())]
     command += ["--state-dir", str(tmp_path), "--heartbeat-timeout", "60"]
@@ -306,16 +263,16 @@ def test_a_lock_that_hangs_holds_up_no_other_gpu(
         try:
             hung, other = client.lock(0, 1005), client.lock(1, 1005)
             assert _next_result(client) == (other, ResultCode.OK)
-            assert [gpu[0] for gpu in gpus_of(state)] == [0, 1005]
-            set_faults(state)
+            assert locks(node) == [None, 1005]
+            set_faults(node.path)
             assert _next_result(client) == (hung, ResultCode.OK)
-            assert [gpu[0] for gpu in gpus_of(state)] == [1005, 1005]
+            assert locks(node) == [1005, 1005]
             client.close()
             assert clock.wait(30) == 0
         finally:
             clock.kill()
             client.close()
-    assert [gpu[0] for gpu in gpus_of(state)] == [0, 0]
+    assert locks(node) == [None, None]
 
 
 def _next_result(client: ClockClient) -> tuple[int, ResultCode]:
