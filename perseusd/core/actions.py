@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from perseusd.core.jobs.states import State
 from perseusd.core.model import Problem
+from perseusd.core.savings.samples import Estimate
 from perseusd.core.stragglers import Straggler
 
 
@@ -46,20 +48,28 @@ class Forget:
 class Notice:
     """Something an operator may want to read in the log.
 
-    straggler: of whom it tells, if of one.
+    straggler: of whom it tells, if of one. state: that the job has gone to, if it tells of that;
+    why: in words.
     """
 
     job: str
     text: str
     straggler: Straggler | None = None
+    state: State | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """Its last process is gone. iteration: the latest that began, -1 where none was seen."""
+    """Its last process is gone.
+
+    iteration: the latest that began, -1 where none was seen. saved_j: energy saved since its start;
+    None where that was not measured.
+    """
 
     job: str
     iteration: int
+    saved_j: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

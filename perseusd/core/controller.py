@@ -194,7 +194,8 @@ class Controller:
             replicas.remove(job)
             if not replicas.jobs:
                 del self.replicas[job.first_replica]
-            actions.append(JobEnded(name, job.iteration))
+            saved_j = job.ledger.savings().energy_saved_j
+            actions.append(JobEnded(name, job.iteration, saved_j))
         return actions + self._drain()
 
     def _let_go_of_unused(self, job: Job) -> list[Action]:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from perseusd.clock.client import ClockClient
 from perseusd.clock.protocol import ResultCode, WriteResult
 from perseusd.config import Config
+from perseusd.daemon.counters import Writes
 from perseusd.errors import DaemonUnreachableError, ProtocolError
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Actuator:
 
     config: Config
     uuids: Sequence[str]
+    counted: Writes = field(default_factory=Writes)
     requested: dict[str, int | None] = field(default_factory=dict)
     latencies_s: dict[str, float] = field(default_factory=dict)
     _latest: dict[str, int] = field(default_factory=dict)
@@ -93,11 +95,12 @@ class Actuator:
     def fileno(self) -> int | None:
         return self._client.fileno() if self.alive and self._client is not None else None
 
-    def set_clock(self, uuid: str, clock_mhz: int | None) -> None:
-        """Ask for a lock, or with None for full clock."""
+    def set_clock(self, uuid: str, clock_mhz: int | None) -> bool:
+        """Ask for a lock, or with None for full clock; False where there was nothing to ask."""
         if self._client is None or self.requested[uuid] == clock_mhz:
-            return
+            return False
         self._ask(self._client, uuid, clock_mhz)
+        return True
 
     def heartbeat(self) -> None:
         if self._client is not None and self._client.alive:
@@ -119,6 +122,7 @@ class Actuator:
             client.close()
             found.append(Failed(None, str(error)))
         if client.heartbeats_lost > self._lost:
+            self.counted.heartbeats_lost += client.heartbeats_lost - self._lost
             self._lost = client.heartbeats_lost
             found += self._all_put_back()
             for uuid in self.uuids:  # a lock asked for since then must not outlive the news
@@ -164,15 +168,18 @@ class Actuator:
             return []
         self._retry_after_s = FIRST_RETRY_S  # it works
         uuid, clock_mhz, asked_ns = asked
+        self.counted.results[result.code] += 1
         if result.code is ResultCode.OK:
             if clock_mhz is None:
                 self._unreset.pop(uuid, None)
             if result.end_ns == result.start_ns:
                 return []  # nothing had to be written
             self.latencies_s[uuid] = (result.end_ns - result.start_ns) * 1e-9
+            self.counted.wrote(uuid, self.latencies_s[uuid])
             return [Written(uuid, clock_mhz, asked_ns, result.end_ns)]
         if result.code is ResultCode.SUPERSEDED:
             return []
+        self.counted.failed[uuid] += 1
         if self._latest.get(uuid) == result.request_id:
             self.requested[uuid] = None  # a lock that fails is followed by a reset over there
         if result.code is ResultCode.NOT_SENT:
@@ -210,6 +217,7 @@ class Actuator:
         return ours
 
     def _drop(self) -> None:
+        self.counted.process_lost += 1
         if self._client is not None:
             self._client.close()
             self._client = None

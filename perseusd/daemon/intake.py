@@ -12,6 +12,7 @@ import logging
 import os
 import pwd
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,8 @@ class Intake:
     limits: Limits
     leases: Leases = field(default_factory=Leases)
     refused: dict[tuple[int, str], Refused] = field(default_factory=dict)
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By code, since the start."""
     _clients: dict[str, _Client] = field(default_factory=dict)
     _asked_s: dict[str, float] = field(default_factory=dict)
     _told: dict[tuple[int, str, str], None] = field(default_factory=dict)
@@ -176,6 +179,11 @@ class Intake:
             self.leases.remove(client, known.peer.pid)
         self._asked_s.pop(client, None)
 
+    @property
+    def clients(self) -> int:
+        """That have said hello, and are there."""
+        return len(self._clients)
+
     def peer(self, client: str) -> Peer | None:
         known = self._clients.get(client)
         return known.peer if known else None
@@ -192,6 +200,7 @@ class Intake:
             del self.refused[min(self.refused, key=lambda k: self.refused[k].last_s)]
         entry = self.refused.setdefault(key, Refused(code))
         entry.count += 1
+        self.refusals[code] += 1
         entry.reason, entry.pid, entry.last_s = reason, peer.pid, time.monotonic()
         told = peer.pid, code, reason
         if told not in self._told and entry.last_s - entry.logged_s >= LOG_EVERY_S:

@@ -27,6 +27,11 @@ class Leases:
         """Readable when a leased process has died."""
         return self._poll.fileno()
 
+    @property
+    def processes(self) -> int:
+        """That are watched."""
+        return len(self._fds)
+
     def add(self, client: str, pid: int) -> None:
         """Raises ProcessGoneError."""
         if pid not in self._fds:

@@ -57,6 +57,8 @@ class Planner:
     _connection: Connection | None = None
     _sender: threading.Thread | None = None
     _restart_s: float | None = None
+    given_up: int = 0
+    """How often its process ended or hung, and was replaced."""
 
     def start(self) -> None:
         self._restart_s, self._prepared = None, False
@@ -131,6 +133,7 @@ class Planner:
         self._sender.start()
 
     def _give_up(self, why: str) -> list[Planned]:
+        self.given_up += 1
         log.error("%s; starting it again", why)
         busy, self._busy = self._busy, None
         self.stop()

@@ -50,6 +50,10 @@ class GpuView:
     reasons: ClockReason = ClockReason.NONE
     read_s: float = 0.0
     error: str | None = None
+    readings: int = 0
+    """Of the energy counter, that worked."""
+    failed: int = 0
+    """Readings that did not."""
 
 
 @dataclass
@@ -104,8 +108,10 @@ class Sampler:
             if view.error is None:
                 log.warning("cannot read GPU %s: %s", view.uuid, error)
             view.error = str(error)
+            view.failed += 1
             return
         view.energy_j, view.read_s, view.error = joules, time.monotonic(), None
+        view.readings += 1
         self.readings.append((view.uuid, stamp, joules))
 
     def _read_state(self, gpu: Gpu, view: GpuView) -> None:

@@ -36,6 +36,7 @@ from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.settings import Settings
 from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control
+from perseusd.daemon.counters import Counters
 from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, user_name
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
@@ -85,14 +86,23 @@ class Service:
         self.controller = RecordedController(_settings(config), facts)
         self.controller.urgent = self._act
         self.sampler = Sampler(self.node.gpus, config.sampler_interval_s)
-        self.actuator = Actuator(config, list(gpus))
+        self.counters = Counters()
+        self.actuator = Actuator(config, list(gpus), self.counters.writes)
         self.planner = Planner()
         self.keeper = CurveKeeper(CurveFiles(config.curves_dir) if config.remember else None)
         limits = Limits(config.allows, config.events_per_s, config.max_clients)
-        self.intake = Intake(self.context, config.hooks_socket, limits)
+        self.intake = Intake(
+            self.context, config.hooks_socket, limits, refusals=self.counters.refused
+        )
         self.obedience = Obedience()
         self.status = StatusView(
-            self.controller, self.sampler, self.actuator, self.intake, self.obedience
+            self.controller,
+            self.sampler,
+            self.actuator,
+            self.intake,
+            self.obedience,
+            self.planner,
+            self.counters,
         )
         remembered = self.keeper.commands()
         control = Control(self.controller, self._act, config.admin_group, remembered)
@@ -142,6 +152,7 @@ class Service:
     def loop(self) -> None:
         while not self.stopping:
             self._turn(self._wait())
+            self.counters.loop.ended()
 
     def shutdown(self) -> None:
         """Clocks first, then everything else; each step whatever became of the others."""
@@ -180,6 +191,7 @@ class Service:
 
     def _turn(self, ready: set[object]) -> None:
         now_s = time.monotonic()
+        self.counters.loop.begins(now_s)
         beat = now_s >= self._heartbeat_s
         if beat:
             self._heartbeat_s = now_s + self.config.heartbeat_s
@@ -213,6 +225,7 @@ class Service:
         """What became of clock writes, and plans that were made."""
         self._take_results()
         for planned in self.planner.results():
+            self.counters.plans.answered(planned.request, made=not isinstance(planned.answer, str))
             try:
                 actions = self.controller.planned(planned.job, planned.request, planned.answer)
             except Exception:
@@ -236,6 +249,7 @@ class Service:
             self.intake.forget(peer.client)
 
     def _hear(self, peer: Peer, event: ClientEvent) -> list[Action]:
+        self.counters.events.heard(peer.client, event)
         if isinstance(event, Hello):
             if not self.intake.welcome(peer):
                 return []
@@ -258,8 +272,10 @@ class Service:
         for action in actions:
             match action:
                 case SetClock(uuid, clock_mhz):
-                    self.actuator.set_clock(uuid, clock_mhz)
+                    if self.actuator.set_clock(uuid, clock_mhz):
+                        self.counters.loop.decided()
                 case RequestPlan():
+                    self.counters.plans.request(action.request)
                     self.planner.request(action)
                 case Refuse(client, code, reason):
                     if (peer := self.intake.peer(client)) is not None:
@@ -276,9 +292,11 @@ class Service:
                         else "and no iteration was seen"
                     )
                     log.info("job %s: ended %s", job, seen)
+                    self.counters.jobs.end(action)
                     self.status.ended.add(job, iteration)
                     self.straggler_log.forget(job)
                 case Notice(job, text, straggler):
+                    self.counters.jobs.notice(action)
                     if straggler is None or self.straggler_log.wants(job, straggler):
                         log.info("job %s: %s", job, text)
 

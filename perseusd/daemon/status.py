@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from perseusd import __version__
@@ -14,14 +15,18 @@ from perseusd.core.jobs.why import code_of
 from perseusd.core.savings.samples import Estimate
 from perseusd.core.stragglers import Straggler, Watch
 from perseusd.daemon.actuator import Actuator
+from perseusd.daemon.counters import Counters
 from perseusd.daemon.ended import EndedJobs
 from perseusd.daemon.intake import Intake
 from perseusd.daemon.obedience import Obedience
+from perseusd.daemon.planning import Planner
 from perseusd.daemon.sampler import GpuView, Sampler, reason_names
 from perseusd.gpus.base import Gpu
 
 STALE_S = 5.0
 """A GPU whose last reading is older is shown as stuck."""
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 MOST_HISTORY = 20
 """Stragglers that are over; the log has them all."""
@@ -37,12 +42,16 @@ class StatusView:
         actuator: Actuator,
         intake: Intake,
         obedience: Obedience,
+        planner: Planner,
+        counters: Counters,
     ) -> None:
         self._controller = controller
         self._sampler = sampler
         self._actuator = actuator
         self._intake = intake
         self._obedience = obedience
+        self._planner = planner
+        self._counters = counters
         self.ended = EndedJobs()
         self._started_s = time.monotonic()
 
@@ -54,6 +63,9 @@ class StatusView:
             "gpus": [self._gpu(gpu) for gpu in self._sampler.gpus],
             "jobs": [self._job(job) for job in self._controller.jobs.values()],
             "ended": self.ended.as_json(self._controller.jobs),
+            "counters": self._counters.as_json(
+                [job.ledger.savings().energy_saved_j for job in self._controller.jobs.values()]
+            ),
         }
 
     def _daemon(self) -> dict[str, Any]:
@@ -65,6 +77,12 @@ class StatusView:
             "mode": "observe" if observe else "act",
             "clock_process": "alive" if self._actuator.alive else "dead",
             "emulated": any(gpu.info.emulated for gpu in self._sampler.gpus),
+            "planner": "ready" if self._planner.prepared else "starting",
+            "planner_restarts": self._planner.given_up,
+            "clients": self._intake.clients,
+            "client_processes": self._intake.leases.processes,
+            "cpu_s": round(time.process_time(), 6),
+            "resident_bytes": _resident_bytes(),
             "refused": [
                 {
                     "code": r.code,
@@ -80,8 +98,10 @@ class StatusView:
 
     def _gpu(self, gpu: Gpu) -> dict[str, Any]:
         view = self._sampler.views[gpu.info.uuid]
+        writes = self._counters.writes
         return {
             "uuid": view.uuid,
+            "index": gpu.info.index,
             "name": gpu.info.name,
             "clock_mhz": view.clock_mhz,
             "requested_mhz": self._actuator.requested[view.uuid],
@@ -94,6 +114,10 @@ class StatusView:
             "emulated": gpu.info.emulated,
             "mig": gpu.info.mig_enabled,
             "error": view.error,
+            "readings": view.readings,
+            "readings_failed": view.failed,
+            "clock_writes": writes.done[view.uuid],
+            "clock_writes_failed": writes.failed[view.uuid],
         }
 
     def _job(self, job: Job) -> dict[str, Any]:
@@ -144,6 +168,15 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _resident_bytes() -> int | None:
+    """Memory that this process has in use; None where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return None
+    return int(pages) * PAGE_BYTES
 
 
 def _state(view: GpuView) -> str:

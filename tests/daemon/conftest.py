@@ -312,6 +312,10 @@ def end(sequence: int, token: int) -> StageEnd:
     return StageEnd(sequence, time.monotonic_ns(), token)
 
 
+def goodbye(sequence: int) -> Goodbye:
+    return Goodbye(sequence, time.monotonic_ns())
+
+
 class Helpers:
     """What tests of this folder call."""
 
@@ -324,6 +328,7 @@ class Helpers:
     hello = staticmethod(hello)
     start = staticmethod(start)
     end = staticmethod(end)
+    goodbye = staticmethod(goodbye)
 
 
 @pytest.fixture(scope="session")

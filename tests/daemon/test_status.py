@@ -26,7 +26,7 @@ SCHEMA_1 = {
 
 def documented(part: str) -> set[str]:
     """The names in the first column of the table of docs/status.md that stands below `part`."""
-    _, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(f"Of each of `{part}`:")
+    _, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(f"f `{part}`:")
     table = re.search(r"\n\n(\|.*?)\n\n", rest, re.DOTALL)
     assert table is not None
     rows = table.group(1).splitlines()[2:]
@@ -85,6 +85,14 @@ def test_a_job_that_says_goodbye_is_told_as_ended(service, helpers) -> None:
 def test_every_field_is_documented(status, part: str) -> None:
     """Neither a field that the page leaves out nor one that it promises in vain."""
     assert set(status[part][0]) == documented(part)
+
+
+def test_every_count_is_documented(status) -> None:
+    """What is counted, and each way in which a clock write can end."""
+    assert set(status["counters"]) == documented("counters")
+    _, _, rest = DOCUMENT.read_text(encoding="utf-8").partition("### How a clock write ends")
+    told = re.findall(r"`(\w+)`", rest.partition("###")[0])
+    assert sorted(status["counters"]["clock_writes"]) == sorted(told)
 
 
 def test_what_is_not_known_is_null_and_all_of_it_is_json(status) -> None:

@@ -248,7 +248,7 @@ class Followed(ABC):
         state = next_state(self.state, signal)
         if state is not self.state:
             told = f"{self.state} → {state}" + (f": {why}" if why else "")
-            self.actions.append(Notice(self.name, told))
+            self.actions.append(Notice(self.name, told, state=state, why=why))
             self.states.append((state, self.iteration + 1))
             del self.states[:-KEPT_STATES]
         self.state = state
