@@ -38,6 +38,8 @@ class Controller:
     returned with the rest."""
     writable: bool = True
     """Whether clocks can be written now; jobs stay in baseline while they cannot."""
+    withheld: dict[str, str] = field(default_factory=dict)
+    """GPUs and jobs whose clocks stay full, and why, in words: see `withhold`."""
     replicas: dict[str, Replicas] = field(default_factory=dict)
     """By job, the name of its first replica."""
     new_job: Callable[[str, Settings, Mapping[str, GpuFacts], int], Job] = Job
@@ -143,6 +145,22 @@ class Controller:
             self.jobs[holder].release(why)
         return self._drain()
 
+    def withhold(self, name: str, why: str | None) -> list[Action]:
+        """Keep the clocks of a GPU (its UUID) or a job (its id) full until told otherwise (None).
+
+        A job is kept as a whole: one of its GPUs, or its first replica's id for all replicas, will
+        do. It is watched meanwhile as in baseline.
+        """
+        if why is None:
+            self.withheld.pop(name, None)
+            return []
+        self.withheld[name] = why
+        for job in self.jobs.values():
+            if name in self._names(job):
+                job.release(why)
+                job.writable, job.withheld = False, why
+        return self._drain()
+
     def planned(self, job: str, request: int, answer: PlanResult | str) -> list[Action]:
         """The planner answered a RequestPlan."""
         if job in self.jobs:
@@ -169,7 +187,9 @@ class Controller:
 
     def tick(self, now_ns: int) -> list[Action]:
         for job in self.jobs.values():
-            job.writable, job.node_gpus = self.writable, len(self._holders)
+            job.withheld = self._why_withheld(job) if self.withheld else ""
+            job.writable = self.writable and not job.withheld
+            job.node_gpus = len(self._holders)
             job.tick(now_ns)
         return self._drain()
 
@@ -179,6 +199,14 @@ class Controller:
 
     def holder(self, uuid: str) -> str | None:
         return self._holders.get(uuid)
+
+    @staticmethod
+    def _names(job: Job) -> tuple[str, ...]:
+        """By which it can be withheld."""
+        return job.name, job.first_replica, *job.roster.all_gpus()
+
+    def _why_withheld(self, job: Job) -> str:
+        return next((self.withheld[n] for n in self._names(job) if n in self.withheld), "")
 
     def _leave(self, client: str, why: str) -> list[Action]:
         name = self._clients.pop(client, None)

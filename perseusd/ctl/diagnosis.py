@@ -55,6 +55,16 @@ _FIXES: Final[Mapping[str, str]] = {
     WhyCode.HOST_TIMES: "use an adapter that sends device times",
     WhyCode.CLOCK_PROCESS: "see its log (`journalctl -u perseusd-clock -u perseusd`)",
     WhyCode.WRITE_FAILED: "see `dmesg` and `nvidia-smi -q` for that GPU; the others go on",
+    WhyCode.GPU_STUCK: "see `dmesg` for that GPU; once its driver answers, the job is slowed again",
+    WhyCode.GPU_FAILED: (
+        "reset it: `perseusctl pause`, `nvidia-smi --gpu-reset`, `perseusctl resume`; or reboot"
+    ),
+    WhyCode.FOREIGN_WRITER: (
+        "see which tool sets clocks (`nvidia-smi --lock-gpu-clocks`, DCGM, a prolog script) and "
+        "stop it; then `perseusctl resume GPU`. A lock that shall stay: [clock] standing_lock_mhz"
+    ),
+    WhyCode.RELEASED: "`perseusctl resume JOB|GPU` when it may be slowed again",
+    WhyCode.PAUSED: "`perseusctl resume` when clocks may be written again",
     WhyCode.TOO_SHORT: (
         "nothing, if iterations are meant to be this short; else name the whole iteration, not a "
         "part of it, or raise [limits] max_writes_per_s"

@@ -36,6 +36,9 @@ RESET_RETRY_S = 1.0
 NO_INDEX = 0xFFFE
 """Of a GPU that the clock process does not have; it answers that there is none."""
 
+STUCK_S = 2.0
+"""A clock write without a result for so long is taken for one that hangs."""
+
 STOP_TIMEOUT_S = 3.0
 
 
@@ -101,6 +104,17 @@ class Actuator:
             return False
         self._ask(self._client, uuid, clock_mhz)
         return True
+
+    def stuck(self, now_s: float) -> dict[str, str]:
+        """GPUs of which a clock write does not end, each with words for it."""
+        if not self.alive:
+            return {}
+        since_ns = now_s * 1e9 - STUCK_S * 1e9
+        return {
+            uuid: f"GPU {uuid} is stuck: a driver call that sets its clock does not return"
+            for uuid, _, asked_ns in self._asked.values()
+            if asked_ns < since_ns
+        }
 
     def heartbeat(self) -> None:
         if self._client is not None and self._client.alive:

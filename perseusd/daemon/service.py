@@ -37,6 +37,7 @@ from perseusd.core.settings import Settings
 from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control
 from perseusd.daemon.counters import Counters
+from perseusd.daemon.custody import Custody
 from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, user_name
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
@@ -95,6 +96,7 @@ class Service:
             self.context, config.hooks_socket, limits, refusals=self.counters.refused
         )
         self.obedience = Obedience()
+        self.custody = Custody(self.controller, self.sampler, self.actuator)
         self.status = StatusView(
             self.controller,
             self.sampler,
@@ -103,6 +105,7 @@ class Service:
             self.obedience,
             self.planner,
             self.counters,
+            self.custody,
         )
         remembered = self.keeper.commands()
         control = Control(self.controller, self._act, config.admin_group, remembered)
@@ -196,6 +199,7 @@ class Service:
         if beat:
             self._heartbeat_s = now_s + self.config.heartbeat_s
             self.actuator.heartbeat()
+            self._act(self.custody.look(now_s))
             notify("WATCHDOG=1")
         if beat or not self._watched.isdisjoint(ready):
             self._hear_children()

@@ -16,15 +16,13 @@ from perseusd.core.savings.samples import Estimate
 from perseusd.core.stragglers import Straggler, Watch
 from perseusd.daemon.actuator import Actuator
 from perseusd.daemon.counters import Counters
+from perseusd.daemon.custody import Custody
 from perseusd.daemon.ended import EndedJobs
 from perseusd.daemon.intake import Intake
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.planning import Planner
-from perseusd.daemon.sampler import GpuView, Sampler, reason_names
+from perseusd.daemon.sampler import Sampler, reason_names
 from perseusd.gpus.base import Gpu
-
-STALE_S = 5.0
-"""A GPU whose last reading is older is shown as stuck."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -44,6 +42,7 @@ class StatusView:
         obedience: Obedience,
         planner: Planner,
         counters: Counters,
+        custody: Custody,
     ) -> None:
         self._controller = controller
         self._sampler = sampler
@@ -52,6 +51,7 @@ class StatusView:
         self._obedience = obedience
         self._planner = planner
         self._counters = counters
+        self._custody = custody
         self.ended = EndedJobs()
         self._started_s = time.monotonic()
 
@@ -108,7 +108,7 @@ class StatusView:
             "power_w": view.power_w,
             "energy_j": view.energy_j,
             "holder": self._controller.holder(view.uuid),
-            "state": _state(view),
+            "state": self._custody.state_of(view.uuid),
             "reasons": sorted(reason_names(view.reasons)),
             "follows_request": self._obedience.follows(view.uuid),
             "emulated": gpu.info.emulated,
@@ -118,6 +118,7 @@ class StatusView:
             "readings_failed": view.failed,
             "clock_writes": writes.done[view.uuid],
             "clock_writes_failed": writes.failed[view.uuid],
+            "withheld": self._controller.withheld.get(view.uuid),
         }
 
     def _job(self, job: Job) -> dict[str, Any]:
@@ -177,14 +178,6 @@ def _resident_bytes() -> int | None:
     except OSError:
         return None
     return int(pages) * PAGE_BYTES
-
-
-def _state(view: GpuView) -> str:
-    if view.error is not None:
-        return "failed"
-    if not view.read_s or time.monotonic() - view.read_s > STALE_S:
-        return "stuck"
-    return "ok"
 
 
 def _rounded(share: float | None) -> float | None:

@@ -117,6 +117,7 @@ _WHOLE = _kept(int)
 _WHOLE_OR_NONE = _kept(int, type(None))
 _NUMBER = _kept(int, float)
 _NUMBER_OR_NONE = _kept(int, float, type(None))
+_TEXT_OR_NONE = _kept(str, type(None))
 _MAP_OR_NONE = _kept(dict, type(None))
 _EVENT = _Codec(encode, decode)
 _ANSWER = _Codec(_pack_answer, _unpack_answer)
@@ -131,6 +132,7 @@ _INPUTS: Mapping[str, tuple[_Codec, ...]] = {
     "written": (_TEXT, _WHOLE_OR_NONE, _WHOLE, _WHOLE),
     "release_all": (_TEXT,),
     "release_gpu": (_TEXT, _TEXT),
+    "withhold": (_TEXT, _TEXT_OR_NONE),
     "planned": (_TEXT, _WHOLE, _ANSWER),
     "recalled": (_TEXT, _TEXT, _MAP_OR_NONE),
     "announce_straggler": (_TEXT, _NUMBER_OR_NONE, _WHOLE_OR_NONE),

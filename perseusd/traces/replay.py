@@ -33,7 +33,8 @@ class RecordedController(Controller):
             for name, job in self.jobs.items()
             for member in job.roster.members.values()
         ]
-        return [*hellos, Input(WRITABLE, (self.writable,))]
+        withheld = [Input("withhold", told) for told in self.withheld.items()]
+        return [*hellos, *withheld, Input(WRITABLE, (self.writable,))]
 
 
 def _told(name: str) -> Callable[..., Any]:

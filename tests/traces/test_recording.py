@@ -58,6 +58,8 @@ EVERY_INPUT = [
     Input("written", ("GPU-0", 900, 1, 2)),
     Input("release_all", ("why",)),
     Input("release_gpu", ("GPU-0", "why")),
+    Input("withhold", ("GPU-0", "why")),
+    Input("withhold", ("me:job", None)),
     Input("planned", ("me:job", 4, PLAN)),
     Input("planned", ("me:job", 5, "no plan")),
     Input("recalled", ("me:job", "signature", {"a": [1.5, None], "b": {"1": "x"}})),

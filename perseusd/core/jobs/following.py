@@ -43,6 +43,8 @@ class Followed(ABC):
         self.first_request = 0
         """Requests count from here: answers to a job of this name before are not this one's."""
         self.writable = True
+        self.withheld = ""
+        """Why not, where it is this job's clocks alone that are not to be written."""
         self.node_gpus = 0
         """GPUs of this node that jobs hold: their clock writes wait for each other."""
         self.actions: list[Action] = []

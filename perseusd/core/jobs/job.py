@@ -124,7 +124,7 @@ class Job(Guarding):
         if self._settings.observe:
             self._observe()
         elif not self.writable:
-            self._why = "no clock can be written: perseusd-clock is not there"
+            self._why = self.withheld or "no clock can be written: perseusd-clock is not there"
         elif measured < wanted:
             self._why = f"measuring the baseline: {measured} of {wanted} iterations"
         elif not self._settled(measured):

@@ -34,6 +34,15 @@ class WhyCode(StrEnum):
     RANK_JOINED = "rank_joined"
     NO_PLAN = "no_plan"
     NOTHING_WAITS = "nothing_waits"
+    GPU_STUCK = "gpu_stuck"
+    """A driver call of one of its GPUs does not return."""
+    GPU_FAILED = "gpu_failed"
+    """One of its GPUs is lost, or cannot be read."""
+    FOREIGN_WRITER = "foreign_writer"
+    """Another tool has set the clock of one of its GPUs."""
+    RELEASED = "released"
+    PAUSED = "paused"
+    """Both by an operator."""
     ORDER = "order"
     """Its computations do not recur as they should, or cannot be a pipeline."""
     OTHER = "other"
@@ -55,6 +64,12 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     ("host times", WhyCode.HOST_TIMES),
     ("perseusd-clock", WhyCode.CLOCK_PROCESS),
     ("could not set", WhyCode.WRITE_FAILED),
+    ("is stuck", WhyCode.GPU_STUCK),
+    ("is lost", WhyCode.GPU_FAILED),
+    ("cannot be read", WhyCode.GPU_FAILED),
+    ("another tool", WhyCode.FOREIGN_WRITER),
+    ("released by an operator", WhyCode.RELEASED),
+    ("paused by an operator", WhyCode.PAUSED),
     ("iterations are too short", WhyCode.TOO_SHORT),
     ("longer than allowed", WhyCode.TOO_SLOW),
     ("what iterations wait for took longer", WhyCode.TOO_SLOW),

@@ -1,0 +1,41 @@
+"""A job whose clocks are withheld: full at once, watched, and slowed again when they are free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from perseusd.core.jobs.why import WhyCode, code_of
+
+NodeOf = Callable[..., Any]
+
+
+@pytest.mark.parametrize("name", ["GPU-1", "me:job"])
+def test_withheld_means_full_clocks_until_it_is_over(node: NodeOf, name: str) -> None:
+    """By one of its GPUs or by its id: nothing is lowered in twenty iterations, the reason is
+    told; afterwards it is held again, by what it had learned."""
+    made = node()
+    made.join()
+    made.until("hold")
+    made.do(made.controller.withhold(name, "GPU-1 is stuck: for a test"))
+    before = len(made.log)
+    made.iterate(20)
+    assert made.state == "baseline"
+    assert not [write for write in made.writes(before) if write.clock_mhz is not None]
+    job = made.controller.jobs["me:job"]
+    assert job.reason == "GPU-1 is stuck: for a test"
+    assert code_of(job.reason) is WhyCode.GPU_STUCK
+    made.do(made.controller.withhold(name, None))
+    made.until("hold")
+
+
+def test_a_gpu_of_no_job_withholds_nothing(node: NodeOf) -> None:
+    """A job on other GPUs goes on as it is."""
+    made = node()
+    made.join()
+    made.until("hold")
+    made.do(made.controller.withhold("GPU-9", "it is stuck"))
+    made.iterate(3)
+    assert made.state == "hold"
