@@ -185,6 +185,15 @@ class Controller:
         self.jobs[job].announce_straggler(factor, starts_ns)
         return self._drain()
 
+    def reconfigure(self, settings: Settings) -> list[Action]:
+        """Other settings, for the jobs that run too; see `Settings.changed_to` for what stays."""
+        changed = self.settings.changed_to(settings)
+        if changed != self.settings:
+            self.settings = changed
+            for job in self.jobs.values():
+                job.reconfigure(changed)
+        return self._drain()
+
     def tick(self, now_ns: int) -> list[Action]:
         for job in self.jobs.values():
             job.withheld = self._why_withheld(job) if self.withheld else ""

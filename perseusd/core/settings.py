@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -25,3 +25,12 @@ class Settings:
     """Whether what was learned is kept for the next job of the same signature."""
     planning_s: float = 1.5
     """Time the planner may take for one plan."""
+
+    def changed_to(self, new: Settings) -> Settings:
+        """The new ones, but for what a controller and its jobs cannot change while they run."""
+        return replace(
+            new,
+            observe=self.observe,
+            min_clock_fraction=self.min_clock_fraction,
+            remember=self.remember,
+        )

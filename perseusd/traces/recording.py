@@ -121,6 +121,7 @@ _TEXT_OR_NONE = _kept(str, type(None))
 _MAP_OR_NONE = _kept(dict, type(None))
 _EVENT = _Codec(encode, decode)
 _ANSWER = _Codec(_pack_answer, _unpack_answer)
+_SETTINGS = _Codec(asdict, lambda found: _settings(found))
 _SET = _Codec(sorted, lambda names: frozenset(map(str, names)))
 
 _INPUTS: Mapping[str, tuple[_Codec, ...]] = {
@@ -136,6 +137,7 @@ _INPUTS: Mapping[str, tuple[_Codec, ...]] = {
     "planned": (_TEXT, _WHOLE, _ANSWER),
     "recalled": (_TEXT, _TEXT, _MAP_OR_NONE),
     "announce_straggler": (_TEXT, _NUMBER_OR_NONE, _WHOLE_OR_NONE),
+    "reconfigure": (_SETTINGS,),
     "tick": (_WHOLE,),
     WRITABLE: (_kept(bool),),
     DROPPED: (_WHOLE,),
@@ -183,7 +185,7 @@ def pack_header(header: Header) -> bytes:
 
 def _unpack_header(found: Any) -> Header:
     try:
-        settings = Settings(**dict(_known_settings(found["settings"])))
+        settings = _settings(found["settings"])
         gpus = [_gpu(each) for each in found["gpus"]]
         return Header(
             settings, {gpu.uuid: gpu for gpu in gpus}, bool(found["emulated"]),
@@ -192,6 +194,10 @@ def _unpack_header(found: Any) -> Header:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         told = repr(error.args[0]) if isinstance(error, KeyError) else "what it should say"
         raise ValueError(f"its header lacks or misstates {told}") from None
+
+
+def _settings(found: Mapping[str, Any]) -> Settings:
+    return Settings(**dict(_known_settings(found)))
 
 
 def _known_settings(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

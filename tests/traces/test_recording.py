@@ -66,6 +66,7 @@ EVERY_INPUT = [
     Input("recalled", ("me:job", "signature", None)),
     Input("announce_straggler", ("me:job", 1.3, 5_000_000_000)),
     Input("announce_straggler", ("me:job", None, None)),
+    Input("reconfigure", (Settings(slowdown_budget=0.02, silence_iterations=3),)),
     Input("tick", (2**62,)),
     Input(WRITABLE, (False,)),
     Input(DROPPED, (17,)),

@@ -61,6 +61,10 @@ class Followed(ABC):
         self._to_think_of: Episode | None = None
         """The episode of which another iteration is whole."""
 
+    def reconfigure(self, settings: Settings) -> None:
+        """From now on these settings hold."""
+        self._settings = settings
+
     @abstractmethod
     def _whole(self, episode: Episode) -> None:
         """Another iteration of every rank is whole, the newest of `episode.early`."""

@@ -85,6 +85,14 @@ class HoldControl:
         self._times.clear()
         self._computed.clear()
 
+    def rebudget(self, budget: float) -> None:
+        """Another budget from now on; what was learned about the aim holds for the new one."""
+        learned = self.command - self.aim
+        self.budget = budget
+        most = max(MOST_COMMAND * budget, self.aim)
+        self.command = min(max(self.aim + learned, LEAST_COMMAND), most)
+        self.start_plan()
+
     @property
     def exhausted(self) -> bool:
         """Whether plans cannot be made tighter any more."""

@@ -5,7 +5,7 @@ each iteration's end `_decide` asks what the present state asks for: wait, try c
 the plan, or let go. Nothing here does I/O: what is to be done is left in `actions`.
 
 Its parts, each built on the one before: `following`, `studying`, `observing`, `reacting` (to
-stragglers), `guarding`, and this.
+stragglers), `guarding`, `adjusting` (to other settings), and this.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from zlib import crc32
 from perseusd.core.actions import Notice, RequestPlan
 from perseusd.core.events.iterations import JobIteration
 from perseusd.core.events.pacing import PacedPlan, paced
+from perseusd.core.jobs.adjusting import Adjusting
 from perseusd.core.jobs.deadline import FEWEST_WRITES, URGENT_SHARE, deadline_problem, most_writes
 from perseusd.core.jobs.guard import Breach
-from perseusd.core.jobs.guarding import Guarding
 from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED, Signal, State
 from perseusd.core.jobs.understanding import Episode
 from perseusd.core.learned.knowledge import GpuFacts
@@ -56,7 +56,7 @@ class Awaited(NamedTuple):
     eased: bool
 
 
-class Job(Guarding):
+class Job(Adjusting):
     """One replica's pipeline under the daemon's care."""
 
     def __init__(

@@ -75,6 +75,11 @@ class Observing(Studied):
     def no_prediction(self) -> str:
         return self._forecaster.obstacle if self._forecaster is not None else ""
 
+    def reconfigure(self, settings: Settings) -> None:
+        """What was foretold was foretold within other limits."""
+        super().reconfigure(settings)
+        self._forecaster, self._foreseeing = None, False
+
     def _observe(self) -> None:
         """Another iteration is whole."""
         self._why = "observe-only mode: no clock is ever written"

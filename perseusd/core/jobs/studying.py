@@ -78,6 +78,11 @@ class Studied(Followed):
     def _start_anew(self) -> None:
         """The pipeline is another one than before: what was decided for that is void."""
 
+    def reconfigure(self, settings: Settings) -> None:
+        super().reconfigure(settings)
+        if self._known is not None:
+            self._known.explorer.slowdown = self._learning_settings().learning_slowdown
+
     # --- what is read ---------------------------------------------------------------------------
 
     def reading(self, uuid: str, time_ns: int, energy_j: float) -> None:
