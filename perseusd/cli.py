@@ -20,10 +20,11 @@ from perseusd.config import (
     DEFAULT_RUNTIME_DIR,
     LOG_LEVELS,
     RUNTIME_DIR_VARIABLE,
-    Config,
-    load_config,
+    Sources,
+    read_config,
+    told,
 )
-from perseusd.errors import PerseusError
+from perseusd.errors import ConfigurationError, PerseusError
 from perseusd.exits import INTERRUPTED, Parser, exit_code
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -55,24 +56,28 @@ def _fail(error: PerseusError, *, as_json: bool) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = _config(arguments)
-    _set_up_logging(config.log_level)
+    sources = _sources(arguments)
+    reading = read_config(sources)
+    if reading.config is None:
+        raise ConfigurationError(told(reading.problems))
+    _set_up_logging(reading.config.log_level)
     faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where the loop was
     # The loop's small fits are slower on many threads, which would also take the training's cores.
     os.environ |= dict.fromkeys(ONE_THREAD, "1")
     from perseusd.daemon.service import run
 
-    return run(config)
+    return run(reading.config, sources, reading.origins)
 
 
-def _config(arguments: argparse.Namespace) -> Config:
+def _sources(arguments: argparse.Namespace) -> Sources:
     overrides = {
         "runtime_dir": arguments.runtime_dir,
         "simulate": arguments.simulate,
         "observe": arguments.observe or None,  # the flag can switch it on, never off
         "log_level": arguments.log_level,
     }
-    return load_config(arguments.config, overrides, os.environ)
+    file = None if arguments.config is None else arguments.config.absolute()
+    return Sources(file, overrides, dict(os.environ))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -1,107 +1,55 @@
 """The one configuration: every option, its default and its range, built and checked here.
 
-A value comes from the first of these that gives it: a flag, the environment, the file, the default.
-Each field of `Config` says in its metadata in which section of the file it stands, under which key,
-and what a value must be; nothing else in the project reads a file, a flag or a variable for these.
+Each field of `Config` says in its metadata in which section of the file it stands and under which
+key, what its value may be, what it is about, and whether a reload may change it; the reference and
+the example file are written from that (scripts/configuration). Values come from the sources in
+`config_sources`; nothing else in the project reads a file, a flag or a variable for these.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import pwd
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from perseusd import config_kinds as kinds
+from perseusd.config_kinds import LOG_LEVELS as LOG_LEVELS
+from perseusd.config_kinds import Kind, shown
+from perseusd.config_sources import (
+    DEFAULT,
+    Found,
+    Option,
+    Origin,
+    Problem,
+    problem_with,
+)
+from perseusd.config_sources import RUNTIME_DIR_VARIABLE as RUNTIME_DIR_VARIABLE
 from perseusd.errors import ConfigurationError
+
+DEFAULT_FILE = Path("/etc/perseusd/perseusd.toml")
+"""Where perseusd.service has its file; `perseusd run` without --config reads none."""
 
 DEFAULT_RUNTIME_DIR = Path("/run/perseusd")
 DEFAULT_STATE_DIR = Path("/var/lib/perseusd")
-RUNTIME_DIR_VARIABLE = "PERSEUS_RUNTIME_DIR"
-LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 bytes, one of them the closing zero
 
-Check = Callable[[object], Any]
+# --- the options ----------------------------------------------------------------------------------
 
 
-class _RefusedError(ValueError):
-    """A value that an option does not take; the message says what it does take."""
+def _in(
+    section: str, kind: Kind, *, about: str, key: str | None = None, live: bool = False
+) -> dict[str, object]:
+    """about: for the reference and the example file. key: where it is not the field's name.
+
+    live: whether a reload may change it. Without that, a restart has to.
+    """
+    return {"section": section, "kind": kind, "key": key, "about": about, "live": live}
 
 
-def _number(low: float, high: float) -> Check:
-    def check(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _RefusedError(f"must be a number from {low:g} to {high:g}")
-        if not low <= value <= high:  # neither NaN nor infinity gets past this
-            raise _RefusedError(f"must lie between {low:g} and {high:g}")
-        return float(value)
-
-    return check
-
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _RefusedError(f"must be a whole number from {low} to {high}")
-        if not low <= value <= high:
-            raise _RefusedError(f"must lie between {low} and {high}")
-        return value
-
-    return check
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _RefusedError("must be true or false")
-    return value
-
-
-def _level(value: object) -> str:
-    if not isinstance(value, str) or value.lower() not in LOG_LEVELS:
-        raise _RefusedError(f"must be one of {', '.join(LOG_LEVELS)}")
-    return value.lower()
-
-
-def _path(value: object) -> Path:
-    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise _RefusedError("must be a path")
-    return Path(os.path.abspath(value))
-
-
-def _group(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise _RefusedError("must be the name of a group")
-    return value
-
-
-def _users(value: object) -> frozenset[int] | None:
-    if value == "*":
-        return None
-    if not isinstance(value, list | tuple):
-        raise _RefusedError('must be "*" or a list of user names and uids')
-    return frozenset(_uid(user) for user in value)
-
-
-def _uid(user: object) -> int:
-    if isinstance(user, int) and not isinstance(user, bool) and user >= 0:
-        return user
-    if not isinstance(user, str):
-        raise _RefusedError(f"must hold user names and uids, and {_shown(user)} is neither")
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):
-        raise _RefusedError(f"names a user this machine does not have: {_shown(user)}") from None
-
-
-def _in(section: str, check: Check, key: str | None = None) -> dict[str, object]:
-    return {"section": section, "check": check, "key": key}
-
-
-def _flag_only(check: Check) -> dict[str, object]:
-    return {"section": None, "check": check, "key": None}
+def _flag_only(kind: Kind, *, about: str) -> dict[str, object]:
+    return {"section": None, "kind": kind, "key": None, "about": about, "live": False}
 
 
 @dataclass(frozen=True)
@@ -110,42 +58,193 @@ class Config:
 
     allow_users: uids whose processes may hold a lease; None: anyone who can reach the socket.
     clock_socket: where a perseusd-clock already listens; None: the daemon starts its own child.
-    remember: whether learned curves are kept on disk for a job's next start.
     simulate: how many simulated GPUs to run on; None: the real ones. A flag only.
-    max_writes_per_s: clock writes per GPU and second that a plan may count on.
-    max_node_write_share: share of the time that the GPUs of this node may spend in clock writes.
     """
 
-    runtime_dir: Path = field(metadata=_in("daemon", _path))
-    state_dir: Path = field(metadata=_in("daemon", _path))
-    observe: bool = field(default=False, metadata=_in("daemon", _truth))
-    log_level: str = field(default="info", metadata=_in("daemon", _level))
-
-    slowdown_budget: float = field(default=0.005, metadata=_in("limits", _number(0, 0.5)))
-    learning_slowdown: float = field(default=0.01, metadata=_in("limits", _number(0, 0.5)))
-    min_clock_fraction: float = field(default=0.5, metadata=_in("limits", _number(0.1, 1)))
-    max_writes_per_s: float = field(default=3.0, metadata=_in("limits", _number(0.01, 1000)))
-    max_node_write_share: float = field(default=0.2, metadata=_in("limits", _number(0.001, 1)))
-    silence_s: float = field(default=5.0, metadata=_in("limits", _number(0.1, 3600)))
-    silence_iterations: int = field(default=2, metadata=_in("limits", _integer(1, 1000)))
-    events_per_s: int = field(default=20_000, metadata=_in("limits", _integer(1, 10_000_000)))
-    max_clients: int = field(default=1024, metadata=_in("limits", _integer(1, 1_000_000)))
-
-    baseline_iterations: int = field(default=5, metadata=_in("learning", _integer(2, 10_000)))
-    max_iterations: int = field(default=11, metadata=_in("learning", _integer(1, 10_000)))
-    remember: bool = field(default=True, metadata=_in("learning", _truth))
-
-    clock_socket: Path | None = field(default=None, metadata=_in("clock", _path, "socket"))
-    heartbeat_s: float = field(default=0.2, metadata=_in("clock", _number(0.02, 1)))
-
-    sampler_interval_s: float = field(
-        default=0.02, metadata=_in("sampler", _number(0.002, 1), "interval_s")
+    runtime_dir: Path = field(
+        metadata=_in(
+            "daemon",
+            kinds.PATH,
+            about="sockets; also --runtime-dir, and PERSEUS_RUNTIME_DIR, which perseusctl and the "
+            "hooks read too",
+        )
+    )
+    state_dir: Path = field(
+        metadata=_in(
+            "daemon",
+            kinds.PATH,
+            about="learned curves, and what its own clock process notes; where the runtime "
+            "directory DIR is set by flag or variable, the default is DIR/state",
+        )
+    )
+    observe: bool = field(
+        default=False,
+        metadata=_in(
+            "daemon", kinds.TRUTH, about="measure and plan, and never write a clock; also --observe"
+        ),
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_in(
+            "daemon", kinds.LEVEL, live=True, about="how much is logged; also --log-level"
+        ),
     )
 
-    allow_users: frozenset[int] | None = field(default=None, metadata=_in("access", _users))
-    admin_group: str = field(default="perseusd", metadata=_in("access", _group))
+    slowdown_budget: float = field(
+        default=0.005,
+        metadata=_in(
+            "limits",
+            kinds.number(0, 0.5),
+            live=True,
+            about="how much longer an iteration may get, as a share of its time at full clock; a "
+            "job's own configure(slowdown_budget=…) comes before it, larger or smaller",
+        ),
+    )
+    learning_slowdown: float = field(
+        default=0.01,
+        metadata=_in("limits", kinds.number(0, 0.5), live=True, about="the same, while learning"),
+    )
+    min_clock_fraction: float = field(
+        default=0.5,
+        metadata=_in(
+            "limits",
+            kinds.number(0.1, 1),
+            about="no clock below this share of the highest; perseusd-clock holds a limit of its "
+            "own, 0.5: to go lower, add --min-clock-fraction to the ExecStart of its unit, too",
+        ),
+    )
+    max_writes_per_s: float = field(
+        default=3.0,
+        metadata=_in(
+            "limits",
+            kinds.number(0.01, 1000),
+            live=True,
+            about="clock writes per GPU and second that a plan may count on",
+        ),
+    )
+    max_node_write_share: float = field(
+        default=0.2,
+        metadata=_in(
+            "limits",
+            kinds.number(0.001, 1),
+            live=True,
+            about="share of the time that all GPUs of the node together may spend in clock writes",
+        ),
+    )
+    silence_s: float = field(
+        default=5.0,
+        metadata=_in(
+            "limits",
+            kinds.number(0.1, 3600),
+            live=True,
+            about="a rank that is silent for the longer of this and of silence_iterations means "
+            "full clock for its job",
+        ),
+    )
+    silence_iterations: int = field(
+        default=2,
+        metadata=_in(
+            "limits",
+            kinds.integer(1, 1000),
+            live=True,
+            about="the same, in iterations",
+        ),
+    )
+    events_per_s: int = field(
+        default=20_000,
+        metadata=_in(
+            "limits",
+            kinds.integer(1, 10_000_000),
+            live=True,
+            about="events that a client may send in a second; what is beyond is dropped",
+        ),
+    )
+    max_clients: int = field(
+        default=1024,
+        metadata=_in(
+            "limits",
+            kinds.integer(1, 1_000_000),
+            live=True,
+            about="processes that are served at a time",
+        ),
+    )
 
-    simulate: int | None = field(default=None, metadata=_flag_only(_integer(1, 1024)))
+    baseline_iterations: int = field(
+        default=5,
+        metadata=_in(
+            "learning",
+            kinds.integer(2, 10_000),
+            live=True,
+            about="iterations measured at full clock first, beside a first one that warms up",
+        ),
+    )
+    max_iterations: int = field(
+        default=11,
+        metadata=_in(
+            "learning",
+            kinds.integer(1, 10_000),
+            live=True,
+            about="at most so many more with trials of lower clocks",
+        ),
+    )
+    remember: bool = field(
+        default=True,
+        metadata=_in(
+            "learning", kinds.TRUTH, about="keep learned curves on disk for a job's next start"
+        ),
+    )
+
+    clock_socket: Path | None = field(
+        default=None,
+        metadata=_in(
+            "clock",
+            kinds.PATH,
+            key="socket",
+            about="where a perseusd-clock listens; unset: the daemon starts its own clock process, "
+            "which then needs the privilege to write clocks",
+        ),
+    )
+    heartbeat_s: float = field(
+        default=0.2,
+        metadata=_in(
+            "clock",
+            kinds.number(0.02, 1),
+            live=True,
+            about="seconds between two signs of life to perseusd-clock",
+        ),
+    )
+
+    sampler_interval_s: float = field(
+        default=0.02,
+        metadata=_in(
+            "sampler",
+            kinds.number(0.002, 1),
+            key="interval_s",
+            live=True,
+            about="seconds between two readings of the energy counters",
+        ),
+    )
+
+    allow_users: frozenset[int] | None = field(
+        default=None,
+        metadata=_in("access", kinds.USERS, live=True, about="whose training may be slowed"),
+    )
+    admin_group: str = field(
+        default="perseusd",
+        metadata=_in(
+            "access",
+            kinds.GROUP,
+            live=True,
+            about="its members may control the daemon; so may root and the daemon's own user",
+        ),
+    )
+
+    simulate: int | None = field(
+        default=None,
+        metadata=_flag_only(
+            kinds.integer(1, 1024), about="run on so many simulated GPUs instead of real ones"
+        ),
+    )
 
     @property
     def hooks_socket(self) -> Path:
@@ -186,157 +285,133 @@ class Config:
         return self.allow_users is None or uid in self.allow_users
 
 
+OPTIONS: Mapping[str, Option] = {
+    own.name: Option(
+        own.name,
+        own.metadata["section"],
+        own.metadata["key"] or own.name,
+        own.metadata["kind"],
+        own.metadata["about"],
+        own.metadata["live"],
+    )
+    for own in fields(Config)
+}
+"""By field."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "runtime_dir": DEFAULT_RUNTIME_DIR,
+    "state_dir": DEFAULT_STATE_DIR,
+    **{own.name: own.default for own in fields(Config) if own.default is not MISSING},
+}
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a configuration is read from, now and at a reload.
+
+    overrides: flags, by field; None: not given.
+    """
+
+    file: Path | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reading(NamedTuple):
+    """What came of it. config: None where there is any problem; then `problems` has all of them.
+
+    origins: where the value of each field comes from.
+    """
+
+    config: Config | None
+    origins: Mapping[str, Origin]
+    problems: tuple[Problem, ...]
+
+
+def read_config(sources: Sources) -> Reading:
+    """Read all sources, and tell of every problem; raises nothing."""
+    found = Found(OPTIONS)
+    if sources.file is not None:
+        found.files(sources.file)
+    found.environment(sources.environ)
+    found.flags(sources.overrides)
+    moved = found.origins.get("runtime_dir", DEFAULT)
+    if moved.kind in ("environment", "flag") and "state_dir" not in found.values:
+        # Who moves the daemon by variable or flag moves its state with it.
+        found.values["state_dir"] = found.values["runtime_dir"] / "state"
+        found.origins["state_dir"] = moved
+    if found.problems:
+        return Reading(None, found.origins, tuple(found.problems))
+    config = Config(**{**DEFAULTS, **found.values})
+    origins = {name: found.origins.get(name, DEFAULT) for name in OPTIONS}
+    problems = tuple(_too_long(config, origins))
+    return Reading(None if problems else config, origins, problems)
+
+
 def load_config(
     file: Path | None, overrides: Mapping[str, object], environ: Mapping[str, str]
 ) -> Config:
     """The configuration from a file, flags and environment, checked.
 
-    overrides: by field name; None means that the flag was not given.
-    Raises ConfigurationError naming where the value stands, the value and the fix.
+    Raises ConfigurationError with every problem: where the value stands, the value and the fix.
     """
-    values = {} if file is None else _from_file(file)
-    placed = _from_environment(environ) | _from_overrides(overrides)
-    if "runtime_dir" in placed:  # who moves the daemon with a flag moves its state with it
-        values.setdefault("state_dir", placed["runtime_dir"] / "state")
-    values |= placed
-    values.setdefault("runtime_dir", DEFAULT_RUNTIME_DIR)
-    values.setdefault("state_dir", DEFAULT_STATE_DIR)
-    config = Config(**values)
-    _check_socket_paths(config)
-    return config
+    reading = read_config(Sources(file, overrides, environ))
+    if reading.config is None:
+        raise ConfigurationError(told(reading.problems))
+    return reading.config
 
 
-def _from_file(file: Path) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for section, keys in _read_toml(file).items():
-        known = _section(section)
-        if not known:
-            raise ConfigurationError(f"{file}: {_unknown_section(section, keys)}")
-        if not isinstance(keys, dict):
-            raise ConfigurationError(
-                f"{file}: {section} = {_shown(keys)}: {section} is a section; write [{section}] "
-                "on a line of its own and its keys below it"
-            )
-        for key, value in keys.items():
-            if key not in known:
-                raise ConfigurationError(f"{file}: {_unknown_key(section, key, value)}")
-            option = known[key]
-            values[option.name] = _checked(option, value, f"{file}: [{section}] {key}")
-    return values
+def told(problems: tuple[Problem, ...]) -> str:
+    """One problem on its line; several below each other."""
+    if len(problems) == 1:
+        return str(problems[0])
+    return "\n  ".join([f"{len(problems)} problems:", *map(str, problems)])
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{file}: no such file; create it, or leave --config away to run on the defaults"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(
-            f"{file}: cannot be read ({error.strerror}); make it a file that this user may read"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
-        raise ConfigurationError(
-            f"{file}: not TOML: {error}; write [section] lines and key = value lines"
-        ) from None
+def runtime_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What perseusctl reads of the environment: the rest of it is the daemon's."""
+    names = (RUNTIME_DIR_VARIABLE, OPTIONS["runtime_dir"].variable)
+    return {name: text for name, text in environ.items() if name in names}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    runtime_dir = environ.get(RUNTIME_DIR_VARIABLE)
-    if not runtime_dir:
-        return {}
-    option = _options()["runtime_dir"]
-    return {"runtime_dir": _checked(option, runtime_dir, f"environment {RUNTIME_DIR_VARIABLE}")}
+def with_live(old: Config, new: Config) -> Config:
+    """The old configuration with the new values of what a reload may change."""
+    live = {o.name: getattr(new, o.name) for o in OPTIONS.values() if o.live}
+    return replace(old, **live)
 
 
-def _from_overrides(overrides: Mapping[str, object]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    known = _options()
-    for name, value in overrides.items():
-        if value is None:
-            continue
-        flag = "--" + name.replace("_", "-")
-        if name not in known:
-            raise ConfigurationError(f"{flag} {value}: unknown option{_nearest(name, known)}")
-        values[name] = _checked(known[name], value, flag)
-    return values
+def differing(old: Config, new: Config) -> list[Option]:
+    """Options whose values differ, in their order."""
+    return [o for o in OPTIONS.values() if getattr(old, o.name) != getattr(new, o.name)]
 
 
-def _options() -> dict[str, Field[Any]]:
-    return {option.name: option for option in fields(Config)}
+def described(config: Config, origins: Mapping[str, Origin]) -> list[dict[str, Any]]:
+    """Every option for JSON, with its value as TOML has it, None where unset, and its origin."""
+    return [
+        {
+            "section": option.section,
+            "key": option.key,
+            "value": option.kind.plain(getattr(config, option.name)),
+            "origin": origins[option.name]._asdict(),
+            "live": option.live,
+        }
+        for option in OPTIONS.values()
+    ]
 
 
-def _section(section: str) -> dict[str, Field[Any]]:
-    """The options of one section of the file, by key; empty for a section nobody knows."""
-    return {
-        option.metadata["key"] or option.name: option
-        for option in fields(Config)
-        if option.metadata["section"] == section
-    }
-
-
-def _sections() -> list[str]:
-    named = (option.metadata["section"] for option in fields(Config))
-    return list(dict.fromkeys(section for section in named if section))
-
-
-def _checked(option: Field[Any], value: object, where: str) -> Any:
-    try:
-        return option.metadata["check"](value)
-    except _RefusedError as refusal:
-        raise ConfigurationError(f"{where} = {_shown(value)}: {refusal}") from None
-
-
-def _shown(value: object) -> str:
-    """A value as its file would write it, cut where it is long."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print a huge one
-        return f"a number of {value.bit_length()} bits"
-    text = f'"{value}"' if isinstance(value, str | Path) else str(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _unknown_section(section: str, value: object) -> str:
-    homes = [home for home in _sections() if section in _section(home)]
-    if homes and not isinstance(value, dict):
-        fix = f"{section} stands in no section; move it below [{homes[0]}]"
-        return f"{section} = {_shown(value)}: {fix}"
-    return f"[{section}]: unknown section{_nearest(section, _sections())}"
-
-
-def _unknown_key(section: str, key: str, value: object) -> str:
-    at = f"[{section}] {key} = {_shown(value)}"
-    homes = [home for home in _sections() if key in _section(home)]
-    if homes:
-        return f"{at}: {key} belongs in [{homes[0]}]; move it there"
-    if key in _options() and _options()[key].metadata["section"] is None:
-        return f"{at}: {key} is a flag only; remove it here and pass --{key}"
-    return f"{at}: unknown key{_nearest(key, _section(section))}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known here: {', '.join(sorted(names))}"
-
-
-def _check_socket_paths(config: Config) -> None:
-    named = (config.hooks_socket, config.status_socket, config.control_socket, config.clock_socket)
-    for path in named:
-        if path is None:
-            continue
-        length = len(os.fsencode(path))
+def _too_long(config: Config, origins: Mapping[str, Origin]) -> Iterator[Problem]:
+    of_runtime_dir = (config.hooks_socket, config.status_socket, config.control_socket)
+    longest = max(of_runtime_dir, key=lambda path: len(os.fsencode(path)))
+    for name, path in (("runtime_dir", longest), ("clock_socket", config.clock_socket)):
+        length = 0 if path is None else len(os.fsencode(path))
         if length > MAX_SOCKET_PATH_BYTES:
-            raise ConfigurationError(
+            yield problem_with(
+                OPTIONS[name],
+                origins[name],
+                shown(getattr(config, name)),
                 f"{path}: {length} bytes, and a Unix socket's path holds at most "
                 f"{MAX_SOCKET_PATH_BYTES}; choose a shorter directory "
-                f"(--runtime-dir, {RUNTIME_DIR_VARIABLE} or [clock] socket)"
+                f"(--runtime-dir, {RUNTIME_DIR_VARIABLE} or [clock] socket)",
             )

@@ -29,7 +29,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The configurations that the service was started with; the service itself is a stand-in."""
     configs: list[Config] = []
 
-    def run(config: Config) -> int:
+    def run(config: Config, _sources: object, _origins: object) -> int:
         configs.append(config)
         return 0
 
@@ -117,7 +117,7 @@ def test_an_interrupt_is_no_traceback(
 ) -> None:
     """Ctrl-C ends with 130, as the shell expects."""
 
-    def interrupted(_: Config) -> int:
+    def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["perseusd.daemon.service"], "run", interrupted)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
+import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseusd.config import Config, load_config
+from perseusd.config import (
+    OPTIONS,
+    Config,
+    Reading,
+    Sources,
+    load_config,
+    read_config,
+    runtime_environment,
+)
 from perseusd.errors import ConfigurationError
 
 
@@ -51,14 +61,35 @@ def test_defaults() -> None:
     assert config.simulate is None
 
 
-def test_the_readme_shows_every_option_with_its_default(tmp_path: Path) -> None:
-    """The README's configuration is valid, complete, and the defaults."""
+def test_what_is_said_of_every_option_is_as_it_is() -> None:
+    """docs/configuration.md and systemd/perseusd.toml are what scripts/configuration writes."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, str(root / "scripts" / "configuration"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_example_is_the_defaults_but_for_the_units_socket(tmp_path: Path) -> None:
+    """Every key that the example comments out has its default there, and none is missing."""
+    example = (Path(__file__).parents[1] / "systemd" / "perseusd.toml").read_text()
+    assert loaded(tmp_path, example) == load_config(
+        None, {"clock_socket": "/run/perseusd-clock/clock.sock"}, {}
+    )
+    bare = "\n".join(
+        line.removeprefix("# ") if line.startswith("# ") and " = " in line else line
+        for line in example.splitlines()
+    )
+    found = tomllib.loads(bare)
+    named = {(section, key) for section, keys in found.items() for key in keys}
+    assert named == {(o.section, o.key) for o in OPTIONS.values() if o.section}
+    assert loaded(tmp_path, bare) == loaded(tmp_path, example)
+
+
+def test_the_readmes_keys_have_their_defaults(tmp_path: Path) -> None:
+    """What the README shows of the configuration is valid, and nothing but defaults."""
     readme = Path(__file__).parents[1] / "README.md"
     block = readme.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
     assert loaded(tmp_path, block) == load_config(None, {}, {})
-    named = {line.lstrip("# ").split(" = ")[0] for line in block.splitlines() if " = " in line}
-    options = {field.metadata["key"] or field.name for field in fields(Config)}
-    assert named == options - {"simulate"}
 
 
 def test_sockets_and_files_stand_under_their_directories() -> None:
@@ -141,6 +172,137 @@ def test_a_flag_comes_before_the_environment_before_the_file(tmp_path: Path) -> 
     assert load_config(file, {"runtime_dir": "/flag"}, environ).runtime_dir == Path("/flag")
     assert load_config(file, {"runtime_dir": None}, environ).runtime_dir == Path("/environment")
     assert load_config(file, {}, {"PERSEUS_RUNTIME_DIR": ""}).runtime_dir == Path("/file")
+
+
+def read(
+    tmp_path: Path, text: str, drop_ins: Mapping[str, str], environ: Mapping[str, str]
+) -> Reading:
+    """A file, the files of the conf.d beside it, and an environment."""
+    file = written(tmp_path, text)
+    (tmp_path / "conf.d").mkdir()
+    for name, own in drop_ins.items():
+        (tmp_path / "conf.d" / name).write_text(own)
+    return read_config(Sources(file, {"log_level": "error"}, environ))
+
+
+def test_every_value_knows_where_it_comes_from(tmp_path: Path) -> None:
+    """conf.d after the file, the last by name first; then the environment; then flags. Hidden files
+    and those that are not .toml count for nothing."""
+    config, origins, problems = read(
+        tmp_path,
+        "[limits]\nsilence_s = 1\nmax_clients = 1\nevents_per_s = 1\nsilence_iterations = 1",
+        {
+            "10.toml": "[limits]\nmax_clients = 2\nevents_per_s = 2\nsilence_iterations = 2",
+            "9.toml": "[limits]\nmax_clients = 3\nsilence_iterations = 3",
+            "z.toml~": "[limits]\nmax_clients = 4",
+            ".z.toml": "nothing = true",
+        },
+        {"PERSEUSD_LIMITS_SILENCE_ITERATIONS": "5", "PERSEUSD_DAEMON_LOG_LEVEL": "debug"},
+    )
+    assert problems == ()
+    assert config is not None
+    found = {
+        name: (getattr(config, name), str(origins[name]).replace(f"{tmp_path}/", ""))
+        for name in ("silence_s", "max_clients", "events_per_s", "silence_iterations", "log_level")
+    }
+    assert found == {
+        "silence_s": (1.0, "perseusd.toml"),
+        "max_clients": (3, "conf.d/9.toml"),
+        "events_per_s": (2, "conf.d/10.toml"),
+        "silence_iterations": (5, "environment PERSEUSD_LIMITS_SILENCE_ITERATIONS"),
+        "log_level": ("error", "--log-level"),
+    }
+    assert str(origins["observe"]) == "default"
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    """Of the file, of conf.d, of the environment and of flags: each names its place."""
+    reading = read(
+        tmp_path,
+        "[limits]\nsilence_s = '5'\n[daemon]\nobserv = true",
+        {"a.toml": "[limits]\nmax_clients = 0", "b.toml": "[limits"},
+        {"PERSEUSD_DAEMON_OBSERVE": "yes", "PERSEUSD_DAEMON_LOG_LEVL": "debug"},
+    )
+    assert reading.config is None
+    lines = [str(problem).replace(f"{tmp_path}/", "") for problem in reading.problems]
+    assert lines[:3] == [
+        'perseusd.toml: [limits] silence_s = "5": must be a number from 0.1 to 3600',
+        "perseusd.toml: [daemon] observ = true: unknown key; did you mean observe?",
+        "conf.d/a.toml: [limits] max_clients = 0: must lie between 1 and 1000000",
+    ]
+    assert lines[3].startswith("conf.d/b.toml: not TOML")
+    assert lines[4:] == [
+        'environment PERSEUSD_DAEMON_LOG_LEVL = "debug": unknown variable; did you mean '
+        "PERSEUSD_DAEMON_LOG_LEVEL?",
+        'environment PERSEUSD_DAEMON_OBSERVE = "yes": must be true or false',
+    ]
+    with pytest.raises(ConfigurationError, match=r"4 problems:\n  /.*\n  /.*\n  /.*\n  /"):
+        load_config(tmp_path / "perseusd.toml", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("PERSEUSD_DAEMON_OBSERVE", "true", "observe", True),
+        ("PERSEUSD_LIMITS_SLOWDOWN_BUDGET", "0.02", "slowdown_budget", 0.02),
+        ("PERSEUSD_LIMITS_MAX_CLIENTS", "12", "max_clients", 12),
+        ("PERSEUSD_CLOCK_SOCKET", "/run/a socket", "clock_socket", Path("/run/a socket")),
+        ("PERSEUSD_ACCESS_ADMIN_GROUP", "1000", "admin_group", "1000"),
+        ("PERSEUSD_ACCESS_ALLOW_USERS", "root, 1000", "allow_users", frozenset({0, 1000})),
+        ("PERSEUSD_ACCESS_ALLOW_USERS", '["root", 7]', "allow_users", frozenset({0, 7})),
+        ("PERSEUSD_ACCESS_ALLOW_USERS", "*", "allow_users", None),
+        ("PERSEUSD_DAEMON_LOG_LEVEL", "", "log_level", "info"),
+        ("PERSEUSD_DAEMON_RUNTIME_DIR", "/r", "state_dir", Path("/r/state")),
+    ],
+)
+def test_the_environment_reaches_every_kind_of_option(
+    variable: str, text: str, name: str, value: object
+) -> None:
+    """A variable's text is what the file would hold, text without quotes; an empty one is unset."""
+    assert getattr(load_config(None, {}, {variable: text}), name) == value
+
+
+def test_variables_of_kubernetes_are_nobodys_mistake() -> None:
+    """Those it sets for services named perseusd and perseusd-metrics pass; the like does not."""
+    injected = {
+        "PERSEUSD_SERVICE_HOST": "10.0.0.1",
+        "PERSEUSD_SERVICE_PORT": "80",
+        "PERSEUSD_SERVICE_PORT_HTTP": "80",
+        "PERSEUSD_PORT": "tcp://10.0.0.1:80",
+        "PERSEUSD_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "PERSEUSD_PORT_80_TCP_PROTO": "tcp",
+        "PERSEUSD_PORT_80_TCP_ADDR": "10.0.0.1",
+        "PERSEUSD_METRICS_SERVICE_HOST": "10.0.0.2",
+        "PERSEUSD_METRICS_PORT": "tcp://10.0.0.2:9090",
+        "PERSEUSD_METRICS_PORT_9090_TCP_PORT": "9090",
+    }
+    assert load_config(None, {}, injected) == load_config(None, {}, {})
+    for name, text in [("PERSEUSD_PORT", "80"), ("PERSEUSD_SERVICE", "x"), ("PERSEUSD_", "x")]:
+        with pytest.raises(ConfigurationError, match="unknown variable"):
+            load_config(None, {}, {name: text})
+
+
+def test_two_runtime_directories_in_one_environment_are_refused() -> None:
+    """Hooks would look in one of them for a daemon that is in the other; the same one twice is no
+    problem. perseusctl reads these two variables, and none of the daemon's others."""
+    two = {"PERSEUS_RUNTIME_DIR": "/a", "PERSEUSD_DAEMON_RUNTIME_DIR": "/b"}
+    with pytest.raises(ConfigurationError, match='PERSEUS_RUNTIME_DIR says "/a"'):
+        load_config(None, {}, two)
+    same = dict.fromkeys(two, "/a")
+    assert load_config(None, {}, same).runtime_dir == Path("/a")
+    assert runtime_environment({**two, "PERSEUSD_DAEMON_OBSERVE": "x", "HOME": "/"}) == two
+
+
+def test_a_conf_d_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    """A file where the directory should be, and a directory where a file should be."""
+    file = written(tmp_path, "")
+    (tmp_path / "conf.d").write_text("")
+    with pytest.raises(ConfigurationError, match=r"conf\.d: cannot be read \(Not a directory\)"):
+        load_config(file, {}, {})
+    (tmp_path / "conf.d").unlink()
+    (tmp_path / "conf.d" / "x.toml").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"x\.toml: cannot be read \(Is a directory\)"):
+        load_config(file, {}, {})
 
 
 def test_a_state_directory_that_was_named_stays(tmp_path: Path) -> None:
@@ -254,3 +416,15 @@ def test_any_value_of_any_option_is_taken_or_refused(name: str, value: object) -
     """No type or value of an option gets past its check as another kind of error."""
     with contextlib.suppress(ConfigurationError):
         load_config(None, {name: value}, {})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(filter(None, (o.variable for o in OPTIONS.values())))),
+        st.text(max_size=20),
+    )
+)
+def test_any_text_of_any_variable_is_taken_or_refused(environ: dict[str, str]) -> None:
+    """Whatever the environment holds, loading it raises ConfigurationError or nothing."""
+    with contextlib.suppress(ConfigurationError):
+        load_config(None, {}, environ)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perseusd import __version__
-from perseusd.config import load_config
-from perseusd.ctl import analyze, doctor, memory, plan, record, status, straggler
+from perseusd.config import load_config, runtime_environment
+from perseusd.ctl import analyze, config, doctor, memory, plan, record, status, straggler
 from perseusd.ctl.arguments import RUNTIME_DIR_HELP, add_runtime_dir
 from perseusd.ctl.output import print_json
 from perseusd.errors import PerseusError
@@ -24,6 +24,7 @@ _COMMANDS = {
     "record": (record, "what the daemon is told, in a file: for analyze, or to send with a report"),
     "straggler": (straggler, "list who is slow; announce a slow replica of a job, or its end"),
     "memory": (memory, "the learned curves that are kept on disk: list them, forget them"),
+    "config": (config, "check the configuration, or show what is in force"),
 }
 
 
@@ -34,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
     try:
-        config = load_config(None, {"runtime_dir": arguments.runtime_dir}, os.environ)
-        code: int = arguments.main(arguments, config)
+        flags = {"runtime_dir": arguments.runtime_dir}
+        found = load_config(None, flags, runtime_environment(os.environ))
+        code: int = arguments.main(arguments, found)
         sys.stdout.flush()
         return code
     except PerseusError as error:

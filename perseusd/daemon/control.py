@@ -36,7 +36,7 @@ class Control:
         """more: commands that other parts of the daemon answer."""
         self._controller = controller
         self._act = act
-        self._admin_group = admin_group
+        self.admin_group = admin_group
         self._commands: dict[str, Command] = {
             "straggler_announce": self._announce,
             "straggler_end": self._end,
@@ -49,7 +49,7 @@ class Control:
             return _refused(
                 "not_permitted",
                 f"uid {uid} may not control this daemon: root, its own user and members of the "
-                f"group {self._admin_group!r} may",
+                f"group {self.admin_group!r} may",
             )
         command = request.get("command") if isinstance(request, Mapping) else None
         handler = self._commands.get(str(command))
@@ -96,7 +96,7 @@ class Control:
         if uid in (0, os.geteuid()):
             return True
         try:
-            group = grp.getgrnam(self._admin_group)
+            group = grp.getgrnam(self.admin_group)
             user = pwd.getpwuid(uid)
         except KeyError:
             return False

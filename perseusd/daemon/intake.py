@@ -188,6 +188,11 @@ class Intake:
         known = self._clients.get(client)
         return known.peer if known else None
 
+    def not_allowed(self) -> list[Peer]:
+        """Whose lease the limits, as they are now, do not allow any more."""
+        peers = [client.peer for client in self._clients.values()]
+        return [peer for peer in peers if not self.limits.allows(peer.uid)]
+
     def refuse(self, peer: Peer, code: str, reason: str) -> None:
         """Tell a client why not, and keep count for status and doctor."""
         self._count(peer, code, reason)
@@ -223,7 +228,7 @@ class Intake:
 
     def _accept(self, peer: Peer, payload: bytes) -> Message | None:
         if not self.limits.allows(peer.uid):
-            self.refuse(peer, "not_permitted", f"uid {peer.uid} is not among [access] allow_users")
+            self.refuse(peer, "not_permitted", not_among(peer.uid))
             return None
         try:
             event = decode(payload)
@@ -286,6 +291,11 @@ def _peer(identity: bytes, frame: zmq.Frame) -> Peer | None:
         return Peer(identity, int(uid), int(pid))
     except (zmq.ZMQError, ValueError, TypeError):
         return None
+
+
+def not_among(uid: int) -> str:
+    """Why a user is not served."""
+    return f"uid {uid} is not among [access] allow_users"
 
 
 def user_name(uid: int) -> str:

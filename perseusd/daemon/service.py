@@ -13,13 +13,14 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import zmq
 from perseus_hooks.events import Goodbye, Hello
 
 from perseusd import __version__
-from perseusd.config import Config
+from perseusd.config import Config, Sources
+from perseusd.config_sources import Origin
 from perseusd.core.actions import (
     Action,
     Discard,
@@ -38,13 +39,14 @@ from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control
 from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
-from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, user_name
+from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, not_among, user_name
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.questions import Questions
 from perseusd.daemon.recorder import Recorder
+from perseusd.daemon.reload import Reloader, has_terminal
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
 from perseusd.daemon.straggler_log import StragglerLog
@@ -60,11 +62,14 @@ IDLE_S = 0.02
 """The loop looks at readings and deadlines at least this often."""
 
 
-def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; every clock is full afterwards. Returns the exit code."""
+def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
+    """Run until SIGTERM or SIGINT; every clock is full afterwards. Returns the exit code.
+
+    sources, origins: what the configuration was read from, and is again at SIGHUP.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(config))
-        service = Service(config)
+        service = Service(config, Reloader(config, sources, origins))
         stack.callback(service.shutdown)
         service.start()
         service.loop()
@@ -74,8 +79,9 @@ def run(config: Config) -> int:
 class Service:
     """All parts of a running daemon."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reloader: Reloader) -> None:
         self.config = config
+        self.reloader = reloader
         self.stopping = False
         self.node = _open_node(config)
         gpus = {gpu.info.uuid: gpu for gpu in self.node.gpus}
@@ -91,9 +97,8 @@ class Service:
         self.actuator = Actuator(config, list(gpus), self.counters.writes)
         self.planner = Planner()
         self.keeper = CurveKeeper(CurveFiles(config.curves_dir) if config.remember else None)
-        limits = Limits(config.allows, config.events_per_s, config.max_clients)
         self.intake = Intake(
-            self.context, config.hooks_socket, limits, refusals=self.counters.refused
+            self.context, config.hooks_socket, _limits(config), refusals=self.counters.refused
         )
         self.obedience = Obedience()
         self.custody = Custody(self.controller, self.sampler, self.actuator)
@@ -108,12 +113,12 @@ class Service:
             self.custody,
         )
         remembered = self.keeper.commands()
-        control = Control(self.controller, self._act, config.admin_group, remembered)
+        self.control = Control(self.controller, self._act, config.admin_group, remembered)
         self.questions = Questions(
             self.context,
             {
-                config.status_socket: (0o666, lambda _uid, _request: self.status.make()),
-                config.control_socket: (0o666, control.answer),
+                config.status_socket: (0o666, self._tell),
+                config.control_socket: (0o666, self.control.answer),
             },
         )
         self.recorder = Recorder(
@@ -130,12 +135,14 @@ class Service:
         for socket in self.questions.sockets:
             self.poller.register(socket, zmq.POLLIN)
         self.straggler_log = StragglerLog()
+        self._in_terminal = has_terminal()
         self._heartbeat_s = 0.0
         self._watched: set[int] = set()
 
     def start(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._hang_up)
         self.actuator.start()
         self.planner.start()
         self.sampler.start()
@@ -219,11 +226,31 @@ class Service:
         while self.keeper.recalled:
             self._act(self.controller.recalled(*self.keeper.recalled.popleft()))
         self._act(self.controller.tick(time.monotonic_ns()))
+        if (config := self.reloader.turn()) is not None:
+            self._reconfigure(config)
         if not ready.isdisjoint(self.questions.sockets):
             self.questions.answer()
         if self.recorder.socket in ready:
             self.recorder.hear()
         self.recorder.flush()
+
+    def _reconfigure(self, config: Config) -> None:
+        """Another configuration, which differs in nothing that needs a restart."""
+        self.config = config
+        logging.getLogger().setLevel(config.log_level.upper())
+        self.sampler.interval_s = config.sampler_interval_s
+        self.control.admin_group = config.admin_group
+        self.intake.limits = _limits(config)
+        for peer in self.intake.not_allowed():
+            self._act(self.controller.client_lost(peer.client, "is no longer allowed"))
+            self.intake.refuse(peer, "not_permitted", not_among(peer.uid))
+            self.intake.forget(peer.client)
+        self._act(self.controller.reconfigure(_settings(config)))
+
+    def _tell(self, _uid: int, request: object) -> Mapping[str, object]:
+        """What everybody may ask."""
+        asked = request.get("command") if isinstance(request, Mapping) else None
+        return self.reloader.answer() if asked == "config" else self.status.make()
 
     def _hear_children(self) -> None:
         """What became of clock writes, and plans that were made."""
@@ -307,6 +334,17 @@ class Service:
     def _stop(self, number: int, _frame: object) -> None:
         log.info("stopping on %s", signal.Signals(number).name)
         self.stopping = True
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        """Reload, unless it was meant literally: the terminal that we were started in is gone."""
+        if self._in_terminal and not has_terminal():
+            self._stop(number, frame)
+        else:
+            self.reloader.ask()
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(config.allows, config.events_per_s, config.max_clients)
 
 
 def _settings(config: Config) -> Settings:

@@ -7,4 +7,5 @@ import os
 
 def own_environment() -> dict[str, str]:
     """This process's, without what tells a user's daemon and hooks where and whether to speak."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PERSEUS_")}
+    ours = ("PERSEUS_", "PERSEUSD_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from perseus_hooks.events import Introduce, Refusal, Welcome
 
-from perseusd.config import load_config
+from perseusd.config import Sources, load_config
+from perseusd.daemon.reload import Reloader
 from perseusd.daemon.service import Service
 from perseusd.gpus.simulated import Fault
 
@@ -376,7 +377,7 @@ def test_an_error_of_our_own_costs_one_client_its_service(
     """Whatever the core does not foresee in one job's events, the others are served on."""
     rig = make_rig()
     config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
-    service = Service(config)
+    service = Service(config, Reloader(config, Sources()))
     healthy = service.controller.stage_event
 
     def surprised(client: str, *event: Any) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from perseusd.config import load_config
+from perseusd.config import Sources, load_config
 from perseusd.daemon.ended import KEPT, EndedJobs
+from perseusd.daemon.reload import Reloader
 from perseusd.daemon.service import Service
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "status.md"
@@ -41,7 +42,7 @@ def rig(make_rig) -> Any:
 @pytest.fixture
 def service(rig) -> Iterator[Service]:
     config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
-    made = Service(config)
+    made = Service(config, Reloader(config, Sources()))
     yield made
     made.shutdown()
 
