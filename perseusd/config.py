@@ -56,7 +56,9 @@ def _flag_only(kind: Kind, *, about: str) -> dict[str, object]:
 class Config:
     """What one perseusd runs with. Build it with `load_config`, which checks it.
 
-    allow_users: uids whose processes may hold a lease; None: anyone who can reach the socket.
+    allow_users, allow_groups: uids and gids whose processes may hold a lease; both None: anyone who
+    can reach the socket.
+    status_readers: gids that may read what belongs to others; None: everyone.
     clock_socket: where a perseusd-clock already listens; None: the daemon starts its own child.
     simulate: how many simulated GPUs to run on; None: the real ones. A flag only.
     """
@@ -159,6 +161,15 @@ class Config:
             about="events that a client may send in a second; what is beyond is dropped",
         ),
     )
+    user_events_per_s: int = field(
+        default=60_000,
+        metadata=_in(
+            "limits",
+            kinds.integer(1, 10_000_000),
+            live=True,
+            about="the same, of all clients of one user together",
+        ),
+    )
     max_clients: int = field(
         default=1024,
         metadata=_in(
@@ -166,6 +177,15 @@ class Config:
             kinds.integer(1, 1_000_000),
             live=True,
             about="processes that are served at a time",
+        ),
+    )
+    max_clients_per_user: int = field(
+        default=256,
+        metadata=_in(
+            "limits",
+            kinds.integer(1, 1_000_000),
+            live=True,
+            about="of those, one user's",
         ),
     )
 
@@ -229,6 +249,26 @@ class Config:
         default=None,
         metadata=_in("access", kinds.USERS, live=True, about="whose training may be slowed"),
     )
+    allow_groups: frozenset[int] | None = field(
+        default=None,
+        metadata=_in(
+            "access",
+            kinds.GROUPS,
+            live=True,
+            about="the same, by group; where this or allow_users is a list, nobody else's training "
+            "is slowed",
+        ),
+    )
+    status_readers: frozenset[int] | None = field(
+        default=None,
+        metadata=_in(
+            "access",
+            kinds.GROUPS,
+            live=True,
+            about="whose members may read the status of everybody's jobs and make recordings; "
+            "others then see their own jobs alone",
+        ),
+    )
     admin_group: str = field(
         default="perseusd",
         metadata=_in(
@@ -279,10 +319,6 @@ class Config:
     def clock_state_dir(self) -> Path:
         """Where a perseusd-clock that the daemon starts itself keeps its intent."""
         return self.state_dir / "clock"
-
-    def allows(self, uid: int) -> bool:
-        """Whether a process of this user may hold a lease."""
-        return self.allow_users is None or uid in self.allow_users
 
 
 OPTIONS: Mapping[str, Option] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import tomllib
@@ -124,6 +125,25 @@ def _uid(user: object) -> int:
         raise RefusedError(f"names a user this machine does not have: {shown(user)}") from None
 
 
+def _check_groups(value: object) -> frozenset[int] | None:
+    if value == "*":
+        return None
+    if not isinstance(value, list | tuple):
+        raise RefusedError('must be "*" or a list of group names and gids')
+    return frozenset(_gid(group) for group in value)
+
+
+def _gid(group: object) -> int:
+    if isinstance(group, int) and not isinstance(group, bool) and group >= 0:
+        return group
+    if not isinstance(group, str):
+        raise RefusedError(f"must hold group names and gids, and {shown(group)} is neither")
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise RefusedError(f"names a group this machine does not have: {shown(group)}") from None
+
+
 def _listed(text: str) -> object:
     """A variable's list: as TOML has it, or with commas alone."""
     if text == "*" or text.startswith("["):
@@ -141,4 +161,10 @@ USERS = Kind(
     _check_users,
     parse=_listed,
     plain=lambda uids: "*" if uids is None else sorted(uids),
+)
+GROUPS = Kind(
+    '`"*"`, or a list of group names and gids',
+    _check_groups,
+    parse=_listed,
+    plain=lambda gids: "*" if gids is None else sorted(gids),
 )

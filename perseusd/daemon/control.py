@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from perseusd.core.actions import Action
 from perseusd.core.controller import Controller
+from perseusd.daemon.access import Access, Caller
 
 LARGEST_FACTOR = 100.0
 
@@ -30,26 +28,26 @@ class Control:
         self,
         controller: Controller,
         act: Act,
-        admin_group: str,
+        access: Access,
         more: Mapping[str, Command] | None = None,
     ) -> None:
         """more: commands that other parts of the daemon answer."""
         self._controller = controller
         self._act = act
-        self.admin_group = admin_group
+        self.access = access
         self._commands: dict[str, Command] = {
             "straggler_announce": self._announce,
             "straggler_end": self._end,
             **(more or {}),
         }
 
-    def answer(self, uid: int, request: object) -> dict[str, Any]:
+    def answer(self, caller: Caller, request: object) -> dict[str, Any]:
         """The answer to one request: `ok`, or a code and an error that names the fix."""
-        if not self._permitted(uid):
+        if not self.access.may_control(caller):
             return _refused(
                 "not_permitted",
-                f"uid {uid} may not control this daemon: root, its own user and members of the "
-                f"group {self.admin_group!r} may",
+                f"uid {caller.uid} may not control this daemon: root, its own user and members "
+                f"of the group {self.access.admin_group!r} may",
             )
         command = request.get("command") if isinstance(request, Mapping) else None
         handler = self._commands.get(str(command))
@@ -91,16 +89,6 @@ class Control:
             return _refused("unknown_job", f"no job {asked!r} here: running are {running}")
         self._act(self._controller.announce_straggler(named[0], factor, starts_ns))
         return {"ok": True}
-
-    def _permitted(self, uid: int) -> bool:
-        if uid in (0, os.geteuid()):
-            return True
-        try:
-            group = grp.getgrnam(self.admin_group)
-            user = pwd.getpwuid(uid)
-        except KeyError:
-            return False
-        return user.pw_gid == group.gr_gid or user.pw_name in group.gr_mem
 
 
 def _refused(code: str, error: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pwd
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,7 +36,10 @@ from perseus_hooks.wire import (
     encode,
 )
 
+from perseusd.daemon.access import Caller, caller_of
+from perseusd.daemon.doors import Door
 from perseusd.daemon.leases import Leases, ProcessGoneError
+from perseusd.daemon.quotas import Bucket, Quotas, Use
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,15 @@ INTRODUCE_EVERY_S = 0.5
 
 LARGEST_FRAME = 4 * MAX_MESSAGE_BYTES
 """Up to this, a message that is too large is answered with the reason; beyond, ZeroMQ hangs up."""
+
+KEPT_MESSAGES = 4096
+"""Of one connection, not yet taken: what is more stays with its sender."""
+
+CONNECTIONS_PER_CLIENT = 2
+"""A process that comes back on another connection may leave one behind for a moment."""
+
+GOODBYE = b"\x93\xa1g"
+"""How one begins: it costs little, ends a lease, and is taken even from who says too much."""
 
 LOG_EVERY_S = 1.0
 """How often refusals of one kind are logged: who sends garbage may not fill the disk with it."""
@@ -67,8 +78,15 @@ class Peer(NamedTuple):
     """Who sent a message, by the kernel's word."""
 
     identity: bytes
-    uid: int
-    pid: int
+    caller: Caller
+
+    @property
+    def uid(self) -> int:
+        return self.caller.uid
+
+    @property
+    def pid(self) -> int:
+        return self.caller.pid
 
     @property
     def client(self) -> str:
@@ -95,18 +113,22 @@ class Refused:
 @dataclass
 class _Client:
     peer: Peer
-    tokens: float
-    filled_s: float
-    told_s: float = 0.0
+    events: Bucket
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Who may speak, and how much."""
+    """Who may speak, and how much.
 
-    allows: Callable[[int], bool]
+    events_per_s: of one client. user_events_per_s: of all of one user's together.
+    max_clients: of everybody. max_clients_per_user: of those, one user's.
+    """
+
+    allows: Callable[[Caller], bool]
     events_per_s: float
     max_clients: int
+    user_events_per_s: float = 60_000
+    max_clients_per_user: int = 256
 
 
 @dataclass
@@ -123,14 +145,27 @@ class Intake:
     _clients: dict[str, _Client] = field(default_factory=dict)
     _asked_s: dict[str, float] = field(default_factory=dict)
     _told: dict[tuple[int, str, str], None] = field(default_factory=dict)
+    _over_told_s: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._quotas = Quotas(self.limits.user_events_per_s)
+        self._clients_of: Counter[int] = Counter()
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVHWM, 100_000)
+        self.socket.setsockopt(zmq.RCVHWM, KEPT_MESSAGES)
         self.socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
+        connections = CONNECTIONS_PER_CLIENT * self.limits.max_clients_per_user
+        self.door = Door(self.context, self.socket, self.path, connections, self._turned_away)
         self.socket.bind(f"ipc://{self.path}")
         os.chmod(self.path, 0o666)  # noqa: S103 - every user's training may speak; uid is checked
+
+    def limit(self, limits: Limits) -> None:
+        """Other limits from now on; leases that there are stay."""
+        self.limits = limits
+        self._quotas = Quotas(limits.user_events_per_s)
+        self.door.per_user = CONNECTIONS_PER_CLIENT * limits.max_clients_per_user
+        for client in self._clients.values():
+            client.events = Bucket(limits.events_per_s, limits.events_per_s)
 
     def receive(self) -> Iterator[Message]:
         """Events of known clients and hellos of any, at most BATCH."""
@@ -152,10 +187,9 @@ class Intake:
 
     def welcome(self, peer: Peer) -> bool:
         """Begin a lease after a hello; False where the process is gone or there is no room."""
-        if peer.client not in self._clients and len(self._clients) >= self.limits.max_clients:
-            self.refuse(
-                peer, "too_many_clients", f"{len(self._clients)} clients are served already"
-            )
+        known = peer.client in self._clients
+        if not known and (crowded := self._no_room(peer.uid)):
+            self.refuse(peer, "too_many_clients", crowded)
             return False
         try:
             self.leases.add(peer.client, peer.pid)
@@ -167,16 +201,36 @@ class Intake:
                 "process namespace (hostPID)",
             )
             return False
-        now = time.monotonic()
-        self._clients.setdefault(peer.client, _Client(peer, self.limits.events_per_s, now))
+        if not known:
+            limit = self.limits.events_per_s
+            self._clients[peer.client] = _Client(peer, Bucket(limit, limit))
+            self._clients_of[peer.uid] += 1
         self._send(peer, Welcome())
         return True
+
+    def _no_room(self, uid: int) -> str:
+        """Why there is none for one more client of this user; empty where there is."""
+        own = self._clients_of[uid]
+        if own >= self.limits.max_clients_per_user:
+            return (
+                f"{own} clients of uid {uid} are served already ([limits] max_clients_per_user): "
+                "end some, or have the limit raised"
+            )
+        if len(self._clients) >= self.limits.max_clients:
+            return (
+                f"{len(self._clients)} clients are served already ([limits] max_clients): "
+                "end some, or have the limit raised"
+            )
+        return ""
 
     def forget(self, client: str) -> None:
         """Its lease has ended; were it to speak again, it would be asked to say hello."""
         known = self._clients.pop(client, None)
         if known is not None:
             self.leases.remove(client, known.peer.pid)
+            self._clients_of[known.peer.uid] -= 1
+            if not self._clients_of[known.peer.uid]:
+                del self._clients_of[known.peer.uid]
         self._asked_s.pop(client, None)
 
     @property
@@ -191,13 +245,14 @@ class Intake:
     def not_allowed(self) -> list[Peer]:
         """Whose lease the limits, as they are now, do not allow any more."""
         peers = [client.peer for client in self._clients.values()]
-        return [peer for peer in peers if not self.limits.allows(peer.uid)]
+        return [peer for peer in peers if not self.limits.allows(peer.caller)]
 
     def refuse(self, peer: Peer, code: str, reason: str) -> None:
         """Tell a client why not, and keep count for status and doctor."""
         self._count(peer, code, reason)
-        fitting = reason.encode()[:MAX_STRING_BYTES].decode(errors="ignore")
-        self._send(peer, Refusal(code, fitting))
+        if self._quotas.of(peer.uid).answers.take(time.monotonic()):
+            fitting = reason.encode()[:MAX_STRING_BYTES].decode(errors="ignore")
+            self._send(peer, Refusal(code, fitting))
 
     def _count(self, peer: Peer, code: str, reason: str) -> None:
         key = (peer.uid, code)
@@ -222,14 +277,36 @@ class Intake:
 
     def close(self) -> None:
         self.leases.close()
+        self.door.close()
         self.socket.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
 
     def _accept(self, peer: Peer, payload: bytes) -> Message | None:
-        if not self.limits.allows(peer.uid):
+        now, use = time.monotonic(), self._quotas.of(peer.uid)
+        client = self._clients.get(peer.client)
+        if over := self._over(client, use, now):
+            if client is not None and payload.startswith(GOODBYE):
+                return self._decoded(peer, payload)
+            self._tell_over(peer, over, now)
+            return None  # a client's next event shows the gap, and its job goes to full clock
+        if client is None and not self.limits.allows(peer.caller):
             self.refuse(peer, "not_permitted", not_among(peer.uid))
             return None
+        message = self._decoded(peer, payload)
+        if message is None:
+            return None
+        if isinstance(message.event, Hello):
+            if use.hellos.take(now):
+                return message
+            self._tell_over(peer, "more hellos than one user may say (100 a second)", now)
+            return None
+        if client is None:
+            self._introduce(peer)
+            return None
+        return message
+
+    def _decoded(self, peer: Peer, payload: bytes) -> Message | None:
         try:
             event = decode(payload)
         except WireError as error:
@@ -238,14 +315,34 @@ class Intake:
         if not isinstance(event, Hello | StageStart | StageEnd | Goodbye):
             self.refuse(peer, "malformed", f"{type(event).__name__} is for the daemon to send")
             return None
-        client = self._clients.get(peer.client)
-        if client is not None:
-            passes = isinstance(event, Goodbye) or self._within_rate(client)
-            return Message(peer, event) if passes else None
-        if isinstance(event, Hello):
-            return Message(peer, event)
-        self._introduce(peer)
-        return None
+        return Message(peer, event)
+
+    def _over(self, client: _Client | None, use: Use, now: float) -> str:
+        """Which limit this message is beyond; empty where it is not."""
+        if client is None:
+            return "" if use.strangers.take(now) else "too many messages without a lease"
+        if not client.events.take(now):
+            limit = self.limits.events_per_s
+            return f"more than {limit:g} events a second ([limits] events_per_s)"
+        if not use.events.take(now):
+            limit = self.limits.user_events_per_s
+            return f"more than {limit:g} events a second of one user ([limits] user_events_per_s)"
+        return ""
+
+    def _tell_over(self, peer: Peer, what: str, now: float) -> None:
+        """Counted each time; told now and then, for an answer to each would be a flood too."""
+        reason = f"{what}; what is beyond is dropped"
+        key = (peer.uid, what) if peer.client not in self._clients else (peer.pid, peer.client)
+        if now - self._over_told_s.get(key, -LOG_EVERY_S) >= LOG_EVERY_S:
+            if len(self._over_told_s) >= KEPT_REASONS:
+                del self._over_told_s[next(iter(self._over_told_s))]
+            self._over_told_s[key] = now
+            self.refuse(peer, "too_many_events", reason)
+        else:
+            self._count(peer, "too_many_events", reason)
+
+    def _turned_away(self, caller: Caller, why: str) -> None:
+        self._count(Peer(b"", caller), "too_many_connections", why)
 
     def _introduce(self, peer: Peer) -> None:
         now = time.monotonic()
@@ -255,52 +352,19 @@ class Intake:
             self._asked_s[peer.client] = now
             self._send(peer, Introduce())
 
-    def _within_rate(self, client: _Client) -> bool:
-        now = time.monotonic()
-        limit = self.limits.events_per_s
-        client.tokens = min(limit, client.tokens + (now - client.filled_s) * limit)
-        client.filled_s = now
-        if client.tokens < 1:
-            self._over_rate(client, now)
-            return False  # its next event shows the gap, and its job goes to full clock
-        client.tokens -= 1
-        return True
-
-    def _over_rate(self, client: _Client, now: float) -> None:
-        """Counted each time; told now and then, for an answer to each would be a flood too."""
-        reason = (
-            f"more than {self.limits.events_per_s:g} events a second ([limits] events_per_s); "
-            "what is beyond is dropped"
-        )
-        if now - client.told_s >= LOG_EVERY_S:
-            client.told_s = now
-            self.refuse(client.peer, "too_many_events", reason)
-        else:
-            self._count(client.peer, "too_many_events", reason)
-
     def _send(self, peer: Peer, event: Event) -> None:
         with contextlib.suppress(zmq.ZMQError):  # gone, or not reading: its own loss
             self.socket.send_multipart([peer.identity, encode(event)], zmq.NOBLOCK)
 
 
 def _peer(identity: bytes, frame: zmq.Frame) -> Peer | None:
-    """From the socket's credentials, `host:uid:gid:pid` on ipc; None without them."""
-    try:
-        address = frame.get("Peer-Address")
-        _, uid, _, pid = str(address).rsplit(":", 3)
-        return Peer(identity, int(uid), int(pid))
-    except (zmq.ZMQError, ValueError, TypeError):
-        return None
+    caller = caller_of(frame)
+    return Peer(identity, caller) if caller is not None else None
 
 
 def not_among(uid: int) -> str:
     """Why a user is not served."""
-    return f"uid {uid} is not among [access] allow_users"
-
-
-def user_name(uid: int) -> str:
-    """The user's name, or the number where the system has none for it."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return (
+        f"uid {uid} is not among [access] allow_users and allow_groups: have the administrator "
+        "add it"
+    )

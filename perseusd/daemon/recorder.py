@@ -18,13 +18,19 @@ from pathlib import Path
 
 import zmq
 
+from perseusd.daemon.access import Access, Caller, caller_of
+from perseusd.daemon.doors import Door
 from perseusd.traces.recording import DROPPED, Header, Input, pack, pack_header
 from perseusd.traces.replay import RecordedController
 
 log = logging.getLogger(__name__)
 
 MOST_LISTENERS = 4
+MOST_LISTENERS_PER_USER = 3
+"""One place is left for somebody else."""
+
 MAX_REQUEST_BYTES = 4096
+CONNECTIONS_PER_USER = 16
 BATCH_BYTES = 64 * 1024
 BATCH_S = 0.05
 """A batch is sent when it is as large or as old as this."""
@@ -44,6 +50,7 @@ THE_END = b""
 
 @dataclass
 class _Listener:
+    uid: int
     dropped: int = 0
     """Inputs that it has lost since it was last told."""
 
@@ -60,6 +67,7 @@ class Recorder:
     controller: RecordedController
     emulated: bool
     clocks: Callable[[], Mapping[str, int | None]]
+    access: Access = field(default_factory=Access)
     _listeners: dict[bytes, _Listener] = field(default_factory=dict)
     _batch: bytearray = field(default_factory=bytearray)
     _inputs: int = 0
@@ -71,17 +79,19 @@ class Recorder:
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a full queue is an error, not a loss
         self.socket.setsockopt(zmq.SNDHWM, KEPT_BATCHES)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
+        self.socket.setsockopt(zmq.RCVHWM, REQUESTS)
+        self.door = Door(self.context, self.socket, self.path, CONNECTIONS_PER_USER)
         self.socket.bind(f"ipc://{self.path}")
-        os.chmod(self.path, 0o666)  # noqa: S103 - as open as the status, which shows the same jobs
+        os.chmod(self.path, 0o666)  # noqa: S103 - who may listen is asked of each
 
     def hear(self) -> None:
         """Requests to listen, or not any more, without waiting."""
         for _ in range(REQUESTS):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._answer(frames[0], frames[-1])
+            self._answer(frames[0].bytes, caller_of(frames[-1]), frames[-1].bytes)
 
     def flush(self, *, now: bool = False) -> None:
         """Send what has gathered, if it is time."""
@@ -97,25 +107,39 @@ class Recorder:
         for identity in list(self._listeners):
             self._send(identity, THE_END)
             self._forget(identity)
+        self.door.close()
         self.socket.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
 
-    def _answer(self, identity: bytes, request: bytes) -> None:
+    def _answer(self, identity: bytes, caller: Caller | None, request: bytes) -> None:
         command = _command(request)
         if command == "stop":
             self._forget(identity)
         elif command != "record":
             self._refuse(identity, "bad_request", 'send {"command": "record"}')
-        elif identity not in self._listeners and len(self._listeners) >= MOST_LISTENERS:
+        elif caller is None or not self.access.may_read_all(caller):
             self._refuse(
-                identity, "too_many", f"{MOST_LISTENERS} recordings are being made already"
+                identity,
+                "not_permitted",
+                "a recording holds everybody's jobs: root, the daemon's own user, the admin group "
+                "and the groups of [access] status_readers may make one",
             )
+        elif identity not in self._listeners and (crowded := self._crowded(caller.uid)):
+            self._refuse(identity, "too_many", crowded)
         else:
             self.flush(now=True)  # what came before is not for the new one
             if self._send(identity, self._beginning()):
-                self._listeners[identity] = _Listener()
+                self._listeners[identity] = _Listener(caller.uid)
                 self.controller.sink = self._take
+
+    def _crowded(self, uid: int) -> str:
+        own = sum(listener.uid == uid for listener in self._listeners.values())
+        if own >= MOST_LISTENERS_PER_USER:
+            return f"{own} recordings of this user are being made already: end one"
+        if len(self._listeners) >= MOST_LISTENERS:
+            return f"{MOST_LISTENERS} recordings are being made already"
+        return ""
 
     def _beginning(self) -> bytes:
         """Header and who is there, with the clocks that are not full."""

@@ -35,16 +35,19 @@ from perseusd.core.actions import (
 )
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.settings import Settings
+from perseusd.daemon.access import Access, Caller, user_name
 from perseusd.daemon.actuator import Actuator, Failed
 from perseusd.daemon.control import Control
 from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
-from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, not_among, user_name
+from perseusd.daemon.doors import raise_descriptor_limit
+from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, not_among
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.questions import Questions
+from perseusd.daemon.readers import NO_READER, readable
 from perseusd.daemon.recorder import Recorder
 from perseusd.daemon.reload import Reloader, has_terminal
 from perseusd.daemon.sampler import Sampler
@@ -69,6 +72,7 @@ def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(config))
+        raise_descriptor_limit()
         service = Service(config, Reloader(config, sources, origins))
         stack.callback(service.shutdown)
         service.start()
@@ -97,8 +101,12 @@ class Service:
         self.actuator = Actuator(config, list(gpus), self.counters.writes)
         self.planner = Planner()
         self.keeper = CurveKeeper(CurveFiles(config.curves_dir) if config.remember else None)
+        self.access = Access.of(config)
         self.intake = Intake(
-            self.context, config.hooks_socket, _limits(config), refusals=self.counters.refused
+            self.context,
+            config.hooks_socket,
+            _limits(config, self.access),
+            refusals=self.counters.refused,
         )
         self.obedience = Obedience()
         self.custody = Custody(self.controller, self.sampler, self.actuator)
@@ -113,7 +121,7 @@ class Service:
             self.custody,
         )
         remembered = self.keeper.commands()
-        self.control = Control(self.controller, self._act, config.admin_group, remembered)
+        self.control = Control(self.controller, self._act, self.access, remembered)
         self.questions = Questions(
             self.context,
             {
@@ -127,12 +135,14 @@ class Service:
             self.controller,
             emulated=any(gpu.info.emulated for gpu in self.node.gpus),
             clocks=lambda: self.actuator.requested,
+            access=self.access,
         )
+        self.doors = [self.intake.door, self.recorder.door, *self.questions.doors]
         self.poller = zmq.Poller()
         self.poller.register(self.intake.socket, zmq.POLLIN)
         self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
         self.poller.register(self.recorder.socket, zmq.POLLIN)
-        for socket in self.questions.sockets:
+        for socket in (*self.questions.sockets, *(door.monitor for door in self.doors)):
             self.poller.register(socket, zmq.POLLIN)
         self.straggler_log = StragglerLog()
         self._in_terminal = has_terminal()
@@ -210,6 +220,9 @@ class Service:
             notify("WATCHDOG=1")
         if beat or not self._watched.isdisjoint(ready):
             self._hear_children()
+        for door in self.doors:
+            if door.monitor in ready:
+                door.mind()
         if self.intake.leases.fileno() in ready:
             for client in self.intake.leases.died():
                 self.intake.forget(client)
@@ -239,18 +252,20 @@ class Service:
         self.config = config
         logging.getLogger().setLevel(config.log_level.upper())
         self.sampler.interval_s = config.sampler_interval_s
-        self.control.admin_group = config.admin_group
-        self.intake.limits = _limits(config)
+        self.access = self.control.access = self.recorder.access = Access.of(config)
+        self.intake.limit(_limits(config, self.access))
         for peer in self.intake.not_allowed():
             self._act(self.controller.client_lost(peer.client, "is no longer allowed"))
             self.intake.refuse(peer, "not_permitted", not_among(peer.uid))
             self.intake.forget(peer.client)
         self._act(self.controller.reconfigure(_settings(config)))
 
-    def _tell(self, _uid: int, request: object) -> Mapping[str, object]:
-        """What everybody may ask."""
+    def _tell(self, caller: Caller, request: object) -> Mapping[str, object]:
+        """What everybody may ask, unless readers are named."""
         asked = request.get("command") if isinstance(request, Mapping) else None
-        return self.reloader.answer() if asked == "config" else self.status.make()
+        if asked != "config":
+            return readable(self.status.make(), self.access, caller)
+        return self.reloader.answer() if self.access.may_read_all(caller) else NO_READER
 
     def _hear_children(self) -> None:
         """What became of clock writes, and plans that were made."""
@@ -343,8 +358,14 @@ class Service:
             self.reloader.ask()
 
 
-def _limits(config: Config) -> Limits:
-    return Limits(config.allows, config.events_per_s, config.max_clients)
+def _limits(config: Config, access: Access) -> Limits:
+    return Limits(
+        access.may_lease,
+        config.events_per_s,
+        config.max_clients,
+        config.user_events_per_s,
+        config.max_clients_per_user,
+    )
 
 
 def _settings(config: Config) -> Settings:

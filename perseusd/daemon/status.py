@@ -86,13 +86,14 @@ class StatusView:
             "refused": [
                 {
                     "code": r.code,
+                    "uid": uid,
                     "reason": r.reason,
                     "count": r.count,
                     "last_s_ago": round(now - r.last_s, 1),
                     "pid": r.pid,
                     "process_runs": _runs(r.pid),
                 }
-                for r in self._intake.refused.values()
+                for (uid, _), r in self._intake.refused.items()
             ],
         }
 

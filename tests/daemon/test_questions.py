@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
+from perseusd.daemon.access import Caller
 from perseusd.daemon.questions import MAX_REQUEST_BYTES, Questions
 
 Ask = Callable[[bytes], Any]
@@ -31,8 +32,8 @@ def asked() -> list[tuple[int, object]]:
 def questions(path: Path, asked: list[tuple[int, object]]) -> Iterator[Questions]:
     """Answers with what it was asked."""
 
-    def answer(uid: int, request: object) -> dict[str, Any]:
-        asked.append((uid, request))
+    def answer(caller: Caller, request: object) -> dict[str, Any]:
+        asked.append((caller.uid, request))
         return {"echo": request}
 
     with zmq.Context() as context:
