@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -60,7 +59,9 @@ def _run(arguments: argparse.Namespace) -> int:
     reading = read_config(sources)
     if reading.config is None:
         raise ConfigurationError(told(reading.problems))
-    _set_up_logging(reading.config.log_level)
+    from perseusd.logs import set_up_logging
+
+    set_up_logging(reading.config.log_level)
     faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where the loop was
     # The loop's small fits are slower on many threads, which would also take the training's cores.
     os.environ |= dict.fromkeys(ONE_THREAD, "1")
@@ -81,17 +82,11 @@ def _sources(arguments: argparse.Namespace) -> Sources:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _set_up_logging("warning")
     from perseusd.emulation.cli import main_demo
+    from perseusd.logs import set_up_logging
 
+    set_up_logging("warning")
     return main_demo(arguments)
-
-
-def _set_up_logging(level: str) -> None:
-    """To standard error; the journal stamps its lines itself."""
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    form = f"{stamp}%(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level.upper(), format=form, stream=sys.stderr, force=True)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -200,6 +200,8 @@ class Counters:
     loop: Loop = field(default_factory=Loop)
     plans: Plans = field(default_factory=Plans)
     jobs: Jobs = field(default_factory=Jobs)
+    reloads: Mapping[str, int] = field(default_factory=dict)
+    """Of the configuration, by what became of them."""
 
     def as_json(self, running_saved_j: Sequence[Estimate | None] = ()) -> dict[str, Any]:
         """The status object's `counters`. running_saved_j: what each job that runs has saved."""
@@ -219,6 +221,7 @@ class Counters:
             "decision_s": self.loop.decisions.as_json(),
             "plans": {"asked": plans.asked, "made": plans.made, "failed": plans.failed},
             "plan_s": plans.duration.as_json(),
+            "reloads": dict(self.reloads),
             "jobs_ended": jobs.ended,
             "states": {state.value: jobs.entered[state] for state in State},
             "releases": {code.value: jobs.releases[code] for code in WhyCode},

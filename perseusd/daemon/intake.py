@@ -40,6 +40,7 @@ from perseusd.daemon.access import Caller, caller_of
 from perseusd.daemon.doors import Door
 from perseusd.daemon.leases import Leases, ProcessGoneError
 from perseusd.daemon.quotas import Bucket, Quotas, Use
+from perseusd.logs import MessageId, fields
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +274,8 @@ class Intake:
             del self._told[next(iter(self._told))]
         self._told[told] = None
         pid, code, reason = told
-        log.warning("refused process %d of uid %d: %s: %s", pid, uid, code, reason)
+        told_of = fields(MessageId.REFUSED, peer_pid=pid, peer_uid=uid, code=code)
+        log.warning("refused process %d of uid %d: %s: %s", pid, uid, code, reason, extra=told_of)
 
     def close(self) -> None:
         self.leases.close()

@@ -45,7 +45,8 @@ def has_terminal() -> bool:
 class Reloader:
     """Owns what the daemon's values come from.
 
-    config: in force. waiting: what a restart would change, as the last reading found it.
+    config: in force. waiting: what a restart would change, as the last reading found it. reloads:
+    how many there were, by what became of them.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Reloader:
     ) -> None:
         self.config = config
         self.waiting: list[str] = []
+        self.reloads = {"done": 0, "refused": 0}
         self._sources = sources
         self._origins = dict(origins or dict.fromkeys(OPTIONS, DEFAULT))
         self._wanted = False
@@ -118,6 +120,7 @@ class Reloader:
 
     def _judge(self, reading: Reading) -> Config | None:
         if reading.config is None:
+            self.reloads["refused"] += 1
             for problem in reading.problems:
                 log.error("reload: %s", problem)
             count = len(reading.problems)
@@ -140,6 +143,7 @@ class Reloader:
             log.warning("reload: %s", waiting)
         kept = {option.name for option in unchanged}
         self._origins |= {n: origin for n, origin in reading.origins.items() if n not in kept}
+        self.reloads["done"] += 1
         log.info("reload: done, %s", _counted(len(changed)))
         return self.config
 

@@ -42,6 +42,7 @@ from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
 from perseusd.daemon.doors import raise_descriptor_limit
 from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, not_among
+from perseusd.daemon.journal import of_notice
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
@@ -56,6 +57,7 @@ from perseusd.daemon.straggler_log import StragglerLog
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import GpuInfo, GpuNode
+from perseusd.logs import MessageId, fields
 from perseusd.systemd import notify
 from perseusd.traces.replay import RecordedController
 
@@ -97,7 +99,7 @@ class Service:
         self.controller = RecordedController(_settings(config), facts)
         self.controller.urgent = self._act
         self.sampler = Sampler(self.node.gpus, config.sampler_interval_s)
-        self.counters = Counters()
+        self.counters = Counters(reloads=reloader.reloads)
         self.actuator = Actuator(config, list(gpus), self.counters.writes)
         self.planner = Planner()
         self.keeper = CurveKeeper(CurveFiles(config.curves_dir) if config.remember else None)
@@ -167,6 +169,7 @@ class Service:
             kind,
             self.config.runtime_dir,
             mode,
+            extra=fields(MessageId.READY, mode="observe" if self.config.observe else "act"),
         )
 
     def loop(self) -> None:
@@ -311,7 +314,8 @@ class Service:
                 log.error("%s", result.why)
                 self._act(self.controller.release_all(result.why))
             else:
-                log.error("%s", result.why)
+                told = fields(MessageId.WRITE_FAILED, gpu=result.uuid)
+                log.error("%s", result.why, extra=told)
                 self._act(self.controller.release_gpu(result.uuid, result.why))
 
     def _act(self, actions: list[Action]) -> None:
@@ -337,14 +341,15 @@ class Service:
                         if iteration >= 0
                         else "and no iteration was seen"
                     )
-                    log.info("job %s: ended %s", job, seen)
+                    told = fields(MessageId.JOB_ENDED, job=job)
+                    log.info("job %s: ended %s", job, seen, extra=told)
                     self.counters.jobs.end(action)
                     self.status.ended.add(job, iteration)
                     self.straggler_log.forget(job)
                 case Notice(job, text, straggler):
                     self.counters.jobs.notice(action)
                     if straggler is None or self.straggler_log.wants(job, straggler):
-                        log.info("job %s: %s", job, text)
+                        log.info("job %s: %s", job, text, extra=of_notice(action))
 
     def _stop(self, number: int, _frame: object) -> None:
         log.info("stopping on %s", signal.Signals(number).name)

@@ -54,6 +54,7 @@ class StatusView:
         self._custody = custody
         self.ended = EndedJobs()
         self._started_s = time.monotonic()
+        self._started_unix_s = round(time.time(), 3)
 
     def make(self) -> dict[str, Any]:
         """One JSON-ready object; the contract is in docs/status.md."""
@@ -74,6 +75,7 @@ class StatusView:
         return {
             "version": __version__,
             "uptime_s": round(now - self._started_s, 3),
+            "started_s": self._started_unix_s,
             "mode": "observe" if observe else "act",
             "clock_process": "alive" if self._actuator.alive else "dead",
             "emulated": any(gpu.info.emulated for gpu in self._sampler.gpus),
@@ -100,6 +102,7 @@ class StatusView:
     def _gpu(self, gpu: Gpu) -> dict[str, Any]:
         view = self._sampler.views[gpu.info.uuid]
         writes = self._counters.writes
+        withheld = self._controller.withheld.get(view.uuid)
         return {
             "uuid": view.uuid,
             "index": gpu.info.index,
@@ -119,7 +122,8 @@ class StatusView:
             "readings_failed": view.failed,
             "clock_writes": writes.done[view.uuid],
             "clock_writes_failed": writes.failed[view.uuid],
-            "withheld": self._controller.withheld.get(view.uuid),
+            "withheld": withheld,
+            "withheld_code": code_of(withheld or ""),
         }
 
     def _job(self, job: Job) -> dict[str, Any]:

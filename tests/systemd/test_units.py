@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 UNITS = Path(__file__).parents[2] / "systemd"
-SERVICES = ("perseusd.service", "perseusd-clock.service")
+READ_GPUS = ("perseusd.service", "perseusd-clock.service")
+SERVICES = (*READ_GPUS, "perseusd-exporter.service")
 
 
 class Unit(configparser.RawConfigParser):
@@ -40,7 +41,7 @@ def test_daemon_has_no_capability_and_a_watchdog() -> None:
 def test_restarts_are_bounded_where_a_restart_could_do_harm() -> None:
     """A daemon that fails again and again is left alone, at full clocks; perseusd-clock, which puts
     them back, is always started again. Neither makes a stop wait for long."""
-    daemon, clock = (Unit(name) for name in SERVICES)
+    daemon, clock = (Unit(name) for name in READ_GPUS)
     assert int(daemon["Unit"]["StartLimitBurst"]) > 0
     assert "78" in daemon["Service"]["RestartPreventExitStatus"].split()
     assert clock["Unit"]["StartLimitIntervalSec"] == "0"
@@ -48,6 +49,17 @@ def test_restarts_are_bounded_where_a_restart_could_do_harm() -> None:
     for unit in (daemon, clock):
         assert 0 < int(unit["Service"]["TimeoutStopSec"]) <= 15
         assert "nvidia-persistenced.service" in unit["Unit"]["After"].split()
+
+
+def test_only_the_exporter_has_a_network() -> None:
+    """The daemon and the clock process have none at all; the exporter is for this host alone."""
+    for name in READ_GPUS:
+        service = Unit(name)["Service"]
+        assert service["PrivateNetwork"] == "yes"
+        assert service["RestrictAddressFamilies"] == "AF_UNIX"
+    exporter = Unit("perseusd-exporter.service")["Service"]
+    assert (exporter["IPAddressDeny"], exporter["IPAddressAllow"]) == ("any", "localhost")
+    assert exporter["CapabilityBoundingSet"] == ""
 
 
 def test_clock_process_has_one_capability_and_puts_back() -> None:
@@ -59,7 +71,7 @@ def test_clock_process_has_one_capability_and_puts_back() -> None:
     assert int(service["WatchdogSec"]) > 0
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", READ_GPUS)
 def test_nothing_that_breaks_nvml(name: str) -> None:
     """None of the settings under which the driver's library stops working."""
     keys = set(Unit(name)["Service"])
@@ -91,7 +103,9 @@ def test_example_configuration_is_sound() -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(("name", "most"), [("perseusd", 1.3), ("perseusd-clock", 2.1)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("perseusd", 1.3), ("perseusd-clock", 2.1), ("perseusd-exporter", 1.3)]
+)
 def test_systemd_calls_the_exposure_low(name: str, most: float) -> None:
     """`systemd-analyze security`, from 0 (safe) to 10, stays below the bounds that we set us."""
     analyze = shutil.which("systemd-analyze")
