@@ -116,6 +116,8 @@ class Gauge:
             return Reading(joules, nothing, full)
         of = slice(max(int(np.searchsorted(counted.at_s, start)) - 1, 0), None)
         at = counted.at_s[of]
+        if len(at) < 2 or at[0] >= end:  # shorter than it is known when its ticks were
+            return Reading(joules, nothing, full)
         lengths = np.diff(at)
         edges, spent = self._spent()
         seeing = SEEING[self._ways]

@@ -111,3 +111,23 @@ def test_a_broken_counter_is_not_believed(broken: str) -> None:
     last = gauge.read(4000 * ms, 5000 * ms, full=True)
     assert last is not None
     assert last.joules == pytest.approx(200.0, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_iterations_that_are_shorter_than_a_tick_is_timed(seed: int) -> None:
+    """20 ms each beside polls up to 90 ms apart: what lies before or after all of its ticks, as
+    they are timed, is read as counted. All of them together are right."""
+    chance = np.random.default_rng(seed)
+    gauge, told, read = Gauge(), 0.0, []
+    for number in range(100):
+        start = 0.02 * number
+        while told < start + 0.02:
+            told += chance.choice([0.005, 0.05, 0.09])
+            gauge.meter.poll(round(told * NS), 20.0 * (told // 0.1))
+        busy = Span(Step(0, "iteration", 0), round(start * NS), round((start + 0.012) * NS))
+        gauge.computed([busy], follows=number > 0)
+        if number > 0:
+            reading = gauge.read(round((start - 0.02) * NS), round(start * NS), full=True)
+            read += [reading.joules] if reading is not None else []
+    assert len(read) > 20
+    assert np.mean(read) == pytest.approx(200 * 0.02, rel=0.3)
