@@ -227,9 +227,7 @@ class Service:
             if door.monitor in ready:
                 door.mind()
         if self.intake.leases.fileno() in ready:
-            for client in self.intake.leases.died():
-                self.intake.forget(client)
-                self._act(self.controller.client_lost(client, "has ended"))
+            self._bury()
         if self.intake.socket in ready:
             for message in self.intake.receive():
                 self._take(message)
@@ -283,8 +281,16 @@ class Service:
             self._act(actions)
         self.controller.writable = self.config.observe or self.actuator.alive
 
+    def _bury(self) -> None:
+        """Clients whose process has died."""
+        for client in self.intake.leases.died():
+            self.intake.forget(client)
+            self._act(self.controller.client_lost(client, "has ended"))
+
     def _take(self, message: Message) -> None:
         peer, event = message
+        if isinstance(event, Hello):
+            self._bury()  # a job that was started again is not to be held against its own past
         try:
             actions = self._hear(peer, event)
         except Exception:

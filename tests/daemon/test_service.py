@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from perseus_hooks.events import Introduce, Refusal, Welcome
+from perseus_hooks.wire import encode
 
 from perseusd.config import Sources, load_config
 from perseusd.daemon.reload import Reloader
@@ -410,4 +411,48 @@ def test_an_error_of_our_own_costs_one_client_its_service(
         assert isinstance(turns(odd), Introduce)
         assert [name.split(":")[1] for name in service.controller.jobs] == ["good"]
     finally:
+        service.shutdown()
+
+
+_RANK = """
+import sys, time, zmq
+socket = zmq.Context().socket(zmq.DEALER)
+socket.connect(sys.argv[1])
+socket.send(bytes.fromhex(sys.argv[2]))
+print("sent", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_rank_that_is_started_again_is_not_held_against_its_own_past(make_rig, helpers) -> None:
+    """Its hello comes within the same turn of the loop in which its predecessor dies, and is read
+    before anybody looked for the dead: the new process takes the rank's place."""
+    rig = make_rig()
+    config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
+    service = Service(config, Reloader(config, Sources()))
+    hello = encode(helpers.hello(gpus=[rig.node.gpus[0].info.uuid])).hex()
+    arguments = [sys.executable, "-c", _RANK, f"ipc://{config.hooks_socket}", hello]
+
+    def started() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"sent\n"
+        process.stdout.close()
+        assert service.intake.socket.poll(10_000)
+        return process
+
+    processes = [started()]
+    try:
+        service._turn({service.intake.socket})
+        processes[0].kill()
+        processes[0].wait()
+        processes.append(started())
+        service._turn({service.intake.socket})
+        (job,) = service.controller.jobs.values()
+        assert [m.process for m in job.roster.members.values()] == [processes[1].pid]
+        assert not service.intake.refused
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
         service.shutdown()
