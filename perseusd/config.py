@@ -58,6 +58,8 @@ class Config:
 
     allow_users, allow_groups: uids and gids whose processes may hold a lease; both None: anyone who
     can reach the socket.
+    gpu_check: what has to be seen on a real GPU before its clock is lowered: a rank's own
+    "process", any process of its "user", or nothing ("off").
     status_readers: gids that may read what belongs to others; None: everyone.
     clock_socket: where a perseusd-clock already listens; None: the daemon starts its own child.
     simulate: how many simulated GPUs to run on; None: the real ones. A flag only.
@@ -257,6 +259,26 @@ class Config:
             live=True,
             about="the same, by group; where this or allow_users is a list, nobody else's training "
             "is slowed",
+        ),
+    )
+    gpu_check: str = field(
+        default="process",
+        metadata=_in(
+            "access",
+            kinds.GPU_CHECK,
+            live=True,
+            about="what the driver has to list on a GPU before its clock is lowered: the rank's "
+            "own process, any process of its user (with MPS), or nothing; unless it is off, a GPU "
+            "that another user's process uses is left alone",
+        ),
+    )
+    allow_mig: bool = field(
+        default=False,
+        metadata=_in(
+            "access",
+            kinds.TRUTH,
+            about="lower the clock of a GPU that MIG divides, for all of its parts, where one job "
+            "uses all of them; perseusd-clock.service needs --allow-mig, too",
         ),
     )
     status_readers: frozenset[int] | None = field(

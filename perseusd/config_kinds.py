@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+GPU_CHECKS: Final = ("process", "user", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -94,6 +95,12 @@ def _check_level(value: object) -> str:
     return value.lower()
 
 
+def _check_gpu_check(value: object) -> str:
+    if value not in GPU_CHECKS:
+        raise RefusedError(f"must be one of {', '.join(GPU_CHECKS)}")
+    return str(value)
+
+
 def _check_path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise RefusedError("must be a path")
@@ -154,6 +161,7 @@ def _listed(text: str) -> object:
 
 TRUTH = Kind("true or false", _check_truth)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _check_level, parse=str)
+GPU_CHECK = Kind(f"one of {', '.join(GPU_CHECKS)}", _check_gpu_check, parse=str)
 PATH = Kind("a path", _check_path, parse=str)
 GROUP = Kind("the name of a group", _check_group, parse=str)
 USERS = Kind(

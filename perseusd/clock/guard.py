@@ -21,10 +21,12 @@ class Limits:
     """The rails.
 
     min_clock_fraction: of the highest clock; below about half of it every GPU measured wastes
-    energy. writes_per_s, burst: per GPU, resets not counted; drivers suffer from more.
+    energy. allow_mig: whether a GPU that MIG divides may be locked, whose parts share one clock.
+    writes_per_s, burst: per GPU, resets not counted; drivers suffer from more.
     """
 
     min_clock_fraction: float = 0.5
+    allow_mig: bool = False
     writes_per_s: float = 20.0
     burst: int = 10
 
@@ -82,6 +84,7 @@ class GpuDesk:
         self._pending: Ask | None = None
         self._owes_reset = may_be_locked
         self._installed_mhz: int | None = None  # what our last write left; None: not known
+        self._allow_mig = limits.allow_mig
         self._rate = RateLimit(limits.writes_per_s, limits.burst)
         highest = max(gpu.supported_clocks_mhz, default=0)
         self._floor_mhz = limits.min_clock_fraction * highest
@@ -90,7 +93,7 @@ class GpuDesk:
         """Why this clock is never allowed on this GPU, or None."""
         if clock_mhz == UNLOCKED:
             return None
-        if self.gpu.mig_enabled:
+        if self.gpu.mig_enabled and not self._allow_mig:
             return ResultCode.MIG
         if clock_mhz not in self.gpu.supported_clocks_mhz:
             return ResultCode.UNSUPPORTED_CLOCK

@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.reset and intent.damage is None and not intent.uuids:
         return 0  # nothing was locked: leave the driver alone
     node = open_gpus(options.simulated)
-    limits = Limits(min_clock_fraction=options.min_clock_fraction)
+    limits = Limits(options.min_clock_fraction, options.allow_mig)
     desks = Desks(node.gpus, intent, limits, _log)
     server = ClockServer(desks, Timeouts(heartbeat_s=options.heartbeat_timeout), _log)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         type=_fraction,
         default=Limits.min_clock_fraction,
         help="never lock below this part of a GPU's highest clock (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-mig",
+        action="store_true",
+        help="lock GPUs that MIG divides, too: all their parts get that clock",
     )
     parser.add_argument(
         "--heartbeat-timeout",

@@ -65,6 +65,17 @@ _FIXES: Final[Mapping[str, str]] = {
     ),
     WhyCode.RELEASED: "`perseusctl resume JOB|GPU` when it may be slowed again",
     WhyCode.PAUSED: "`perseusctl resume` when clocks may be written again",
+    WhyCode.GPU_NOT_SEEN: (
+        "name the GPU that it uses with PERSEUS_GPUS or gpus=; where another process of the same "
+        'user computes for it (MPS), set [access] gpu_check = "user"'
+    ),
+    WhyCode.GPU_USED_BY_OTHERS: (
+        "end the other process, or give it a GPU of its own; until then this one keeps full clock"
+    ),
+    WhyCode.GPU_USE_UNKNOWN: (
+        "run perseusd in the host's process namespace (hostPID: true), see docs/security.md; where "
+        'all on this node is one user\'s, [access] gpu_check = "off" will do'
+    ),
     WhyCode.TOO_SHORT: (
         "nothing, if iterations are meant to be this short; else name the whole iteration, not a "
         "part of it, or raise [limits] max_writes_per_s"
@@ -146,7 +157,8 @@ def _gpus(gpus: list[Mapping[str, Any]]) -> Iterator[Finding]:
             yield note(
                 subject,
                 "MIG is on: its parts share one clock, so it is left alone",
-                "to have its clock planned, switch MIG off on it (`nvidia-smi -mig 0`)",
+                "to have its clock planned, switch MIG off on it (`nvidia-smi -mig 0`), or see "
+                "[access] allow_mig",
             )
         if gpu.get("state") in _SICK_GPU_STATES:
             yield problem(

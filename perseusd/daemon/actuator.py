@@ -217,6 +217,7 @@ class Actuator:
         command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno())]
         command += ["--state-dir", str(self.config.clock_state_dir)]
         command += ["--min-clock-fraction", str(self.config.min_clock_fraction)]
+        command += ["--allow-mig"] if self.config.allow_mig else []
         if self.config.simulate is not None:
             command += ["--simulated", str(self.config.simulated_file)]
         with theirs:

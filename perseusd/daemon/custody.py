@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 from perseusd.core.actions import Action
 from perseusd.core.controller import Controller
@@ -25,10 +26,13 @@ class Custody:
         self._sampler = sampler
         self._actuator = actuator
 
-    def look(self, now_s: float) -> list[Action]:
-        """What has changed since the last look; to be called several times a second."""
+    def look(self, now_s: float, more: Mapping[str, str] | None = None) -> list[Action]:
+        """What has changed since the last look; to be called several times a second.
+
+        more: reasons of others, by GPU or job, which give way to those that are known here.
+        """
         self._sampler.look_after()
-        now = self._reasons(now_s)
+        now = {**(more or {}), **self._reasons(now_s)}
         known = self._controller.withheld
         actions: list[Action] = []
         for name in known.keys() - now.keys():

@@ -46,6 +46,7 @@ from perseusd.daemon.journal import of_notice
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
+from perseusd.daemon.ownership import OFF, Holder, Ownership
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.questions import Questions
 from perseusd.daemon.readers import NO_READER, readable
@@ -92,13 +93,14 @@ class Service:
         self.node = _open_node(config)
         gpus = {gpu.info.uuid: gpu for gpu in self.node.gpus}
         facts = {
-            uuid: GpuFacts(uuid, gpu.info.name, _clocks(gpu.info), gpu.info.index)
+            uuid: GpuFacts(uuid, gpu.info.name, _clocks(gpu.info, config), gpu.info.index)
             for uuid, gpu in gpus.items()
         }
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.controller = RecordedController(_settings(config), facts)
         self.controller.urgent = self._act
         self.sampler = Sampler(self.node.gpus, config.sampler_interval_s)
+        self.ownership = Ownership(self.node.gpus, _gpu_check(config))
         self.counters = Counters(reloads=reloader.reloads)
         self.actuator = Actuator(config, list(gpus), self.counters.writes)
         self.planner = Planner()
@@ -158,6 +160,7 @@ class Service:
         self.actuator.start()
         self.planner.start()
         self.sampler.start()
+        self.ownership.start()
         self.keeper.start()
         notify("READY=1")
         kind = "emulated " if self.config.simulate is not None else ""
@@ -184,6 +187,7 @@ class Service:
             self.actuator.stop,
             self.planner.stop,
             self.sampler.stop,
+            self.ownership.stop,
             self.keeper.stop,
             self.intake.close,
             self.questions.close,
@@ -219,7 +223,7 @@ class Service:
         if beat:
             self._heartbeat_s = now_s + self.config.heartbeat_s
             self.actuator.heartbeat()
-            self._act(self.custody.look(now_s))
+            self._act(self.custody.look(now_s, self._look_at_users(now_s)))
             notify("WATCHDOG=1")
         if beat or not self._watched.isdisjoint(ready):
             self._hear_children()
@@ -255,11 +259,29 @@ class Service:
         self.sampler.interval_s = config.sampler_interval_s
         self.access = self.control.access = self.recorder.access = Access.of(config)
         self.intake.limit(_limits(config, self.access))
+        self.ownership.check = _gpu_check(config)
         for peer in self.intake.not_allowed():
             self._act(self.controller.client_lost(peer.client, "is no longer allowed"))
             self.intake.refuse(peer, "not_permitted", not_among(peer.uid))
             self.intake.forget(peer.client)
         self._act(self.controller.reconfigure(_settings(config)))
+
+    def _look_at_users(self, now_s: float) -> Mapping[str, str]:
+        """End the leases on GPUs that others use; by GPU, why its clock stays full."""
+        found = self.ownership.look(self._holders(), now_s)
+        for client, reason in found.ended.items():
+            self._act(self.controller.client_lost(client, "does not use the GPU that it names"))
+            if (peer := self.intake.peer(client)) is not None:
+                self.intake.refuse(peer, "gpu_used_by_others", reason)
+                self.intake.forget(client)
+        return found.kept_full
+
+    def _holders(self) -> Iterator[Holder]:
+        for job in self.controller.jobs.values():
+            for member in job.roster.members.values():
+                if (peer := self.intake.peer(member.client)) is not None:
+                    for uuid in member.gpus:
+                        yield Holder(member.client, peer.caller, member.hello.rank, uuid)
 
     def _tell(self, caller: Caller, request: object) -> Mapping[str, object]:
         """What everybody may ask, unless readers are named."""
@@ -379,6 +401,11 @@ def _limits(config: Config, access: Access) -> Limits:
     )
 
 
+def _gpu_check(config: Config) -> str:
+    """Where no clock is ever written, nobody can be slowed."""
+    return OFF if config.observe else config.gpu_check
+
+
 def _settings(config: Config) -> Settings:
     return Settings(
         observe=config.observe,
@@ -395,9 +422,9 @@ def _settings(config: Config) -> Settings:
     )
 
 
-def _clocks(gpu: GpuInfo) -> tuple[int, ...]:
-    """What may be locked: nothing where MIG's parts share one clock."""
-    return () if gpu.mig_enabled else gpu.supported_clocks_mhz
+def _clocks(gpu: GpuInfo, config: Config) -> tuple[int, ...]:
+    """What may be locked: nothing where MIG's parts share one clock, unless that is allowed."""
+    return () if gpu.mig_enabled and not config.allow_mig else gpu.supported_clocks_mhz
 
 
 def _open_node(config: Config) -> GpuNode:

@@ -8,6 +8,7 @@ by code.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def _call(function: str, *arguments: Any) -> Any:
         return getattr(pynvml, function)(*arguments)
     except pynvml.NVMLError as error:
         raise _CodeError(error.value) from None
-    except AttributeError:  # an older pynvml that does not know the function
+    except (AttributeError, pynvml.NVMLLibraryMismatchError):  # an older pynvml, or driver
         raise _CodeError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND) from None
 
 
@@ -126,8 +127,10 @@ class NvmlGpu:
         return float(self._get_newest(names, pynvml.NVML_TEMPERATURE_GPU))
 
     def process_ids(self) -> Sequence[int]:
-        processes = self._get("nvmlDeviceGetComputeRunningProcesses")
-        return tuple(int(process.pid) for process in processes)
+        processes = list(self._get("nvmlDeviceGetComputeRunningProcesses"))
+        with contextlib.suppress(GpuNotSupportedError):  # clients of the Multi-Process Service
+            processes += self._get("nvmlDeviceGetMPSComputeRunningProcesses")
+        return tuple(dict.fromkeys(int(process.pid) for process in processes))
 
     def lock_clock(self, clock_mhz: int) -> None:
         require_supported(self._info, clock_mhz)

@@ -47,6 +47,7 @@ def test_mig_is_refused_but_can_be_reset() -> None:
     mig = GpuInfo("GPU-0", "A100", 0, GPU.supported_clocks_mhz, True, True)
     assert GpuDesk(mig, Limits()).refusal(1005) is ResultCode.MIG
     assert GpuDesk(mig, Limits()).refusal(UNLOCKED) is None
+    assert GpuDesk(mig, Limits(allow_mig=True)).refusal(1005) is None
 
 
 def test_gpu_without_clocks_takes_no_lock() -> None:

@@ -34,6 +34,11 @@ class WhyCode(StrEnum):
     RANK_JOINED = "rank_joined"
     NO_PLAN = "no_plan"
     NOTHING_WAITS = "nothing_waits"
+    GPU_NOT_SEEN = "gpu_not_seen"
+    """A rank's process was not seen on the GPU that it names."""
+    GPU_USED_BY_OTHERS = "gpu_used_by_others"
+    GPU_USE_UNKNOWN = "gpu_use_unknown"
+    """Who uses one of its GPUs cannot be told."""
     GPU_STUCK = "gpu_stuck"
     """A driver call of one of its GPUs does not return."""
     GPU_FAILED = "gpu_failed"
@@ -64,6 +69,9 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     ("host times", WhyCode.HOST_TIMES),
     ("perseusd-clock", WhyCode.CLOCK_PROCESS),
     ("could not set", WhyCode.WRITE_FAILED),
+    ("was not seen on GPU", WhyCode.GPU_NOT_SEEN),
+    ("is used by process", WhyCode.GPU_USED_BY_OTHERS),
+    ("what uses GPU", WhyCode.GPU_USE_UNKNOWN),
     ("is stuck", WhyCode.GPU_STUCK),
     ("is lost", WhyCode.GPU_FAILED),
     ("cannot be read", WhyCode.GPU_FAILED),
