@@ -20,6 +20,7 @@ from perseusd.config import DEFAULT_FILE, Config, Sources, described, read_confi
 from perseusd.config_sources import Origin, drop_ins
 from perseusd.ctl.arguments import add_json, add_runtime_dir
 from perseusd.ctl.connection import ask
+from perseusd.ctl.control import refusal
 from perseusd.ctl.output import counted, print_json, safe
 from perseusd.ctl.status import PIPED_WIDTH
 from perseusd.errors import ConfigurationError, DaemonUnreachableError, ProtocolError
@@ -114,6 +115,8 @@ def _of_daemon(config: Config) -> dict[str, Any] | None:
         answer = ask(config.status_socket, {"command": "config"})
     except DaemonUnreachableError:
         return None
+    if answer.get("ok") is False:
+        raise refusal(answer)
     options, waiting = answer.get("options"), answer.get("waiting")
     if not _are_options(options) or not isinstance(waiting, list):
         raise ProtocolError(

@@ -27,7 +27,12 @@ def command(config: Config, request: Mapping[str, object]) -> dict[str, Any]:
             "perseusd's answer says neither yes nor no; is it of this version? "
             "Compare `perseusd --version`"
         )
+    raise refusal(answer)
+
+
+def refusal(answer: Mapping[str, Any]) -> PerseusError:
+    """What an answer that is not `ok` says, as an error of whoever has to do something about it."""
     kind = _REFUSALS.get(str(answer.get("code")), PerseusError)
-    raise kind(
+    return kind(
         safe(answer.get("error") or answer.get("code") or "perseusd refused without a reason")
     )

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from perseusd import __version__
 from perseusd.config import load_config, runtime_environment
-from perseusd.ctl import analyze, config, doctor, memory, plan, record, status, straggler
+from perseusd.ctl import (
+    analyze,
+    completion,
+    config,
+    doctor,
+    memory,
+    plan,
+    record,
+    status,
+    straggler,
+)
 from perseusd.ctl.arguments import RUNTIME_DIR_HELP, add_runtime_dir
 from perseusd.ctl.output import print_json
 from perseusd.errors import PerseusError
@@ -25,6 +35,7 @@ _COMMANDS = {
     "straggler": (straggler, "list who is slow; announce a slow replica of a job, or its end"),
     "memory": (memory, "the learned curves that are kept on disk: list them, forget them"),
     "config": (config, "check the configuration, or show what is in force"),
+    "completion": (completion, "a script for bash, zsh or fish to complete these words with"),
 }
 
 
@@ -33,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal without a character shows "?" instead
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         flags = {"runtime_dir": arguments.runtime_dir}
         found = load_config(None, flags, runtime_environment(os.environ))
@@ -43,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerseusError as error:
         return _fail(error, as_json=getattr(arguments, "json", False))
     except KeyboardInterrupt:
+        if getattr(arguments, "json", False):
+            print_json({"error": "interrupted", "exit_code": INTERRUPTED})
         return DONE if getattr(arguments, "watch", False) else INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,16 +70,17 @@ def _fail(error: PerseusError, *, as_json: bool) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="perseusctl", description="Ask a running perseusd, or plan offline.")
-    parser.add_argument("--version", action="version", version=f"perseusctl {__version__}")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    made = Parser(prog="perseusctl", description="Ask a running perseusd, or plan offline.")
+    made.add_argument("--version", action="version", version=f"perseusctl {__version__}")
+    made.add_argument(
         "--runtime-dir",
         type=Path,
         metavar="DIR",
         help=RUNTIME_DIR_HELP,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, purpose) in _COMMANDS.items():
         command = commands.add_parser(
             name, help=purpose, description=purpose[0].upper() + purpose[1:]
@@ -74,4 +88,4 @@ def _parser() -> argparse.ArgumentParser:
         add_runtime_dir(command)
         module.add_arguments(command)
         command.set_defaults(main=module.main)
-    return parser
+    return made

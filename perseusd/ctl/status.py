@@ -14,6 +14,7 @@ from rich.text import Text
 from perseusd.config import Config
 from perseusd.ctl.arguments import add_json
 from perseusd.ctl.connection import ask
+from perseusd.ctl.control import refusal
 from perseusd.ctl.output import print_json, safe
 from perseusd.ctl.overview import render
 from perseusd.errors import DaemonUnreachableError, ProtocolError, UsageError
@@ -50,7 +51,7 @@ def fetch(config: Config) -> Status:
     """The daemon's Status object, its outer shape checked."""
     status = ask(config.status_socket, {"command": "status"})
     if status.get("ok") is False:
-        raise ProtocolError(f"perseusd refused: {safe(status.get('error'))}")
+        raise refusal(status)
     if not (
         isinstance(status.get("daemon"), dict)
         and _is_list_of_objects(status.get("gpus"))

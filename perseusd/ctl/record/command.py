@@ -17,7 +17,13 @@ from perseusd.ctl.connection import ask
 from perseusd.ctl.output import counted, print_json, safe
 from perseusd.ctl.record.selection import Selection
 from perseusd.ctl.record.stream import Stream
-from perseusd.errors import DaemonUnreachableError, OutputError, ProtocolError, UsageError
+from perseusd.errors import (
+    DaemonUnreachableError,
+    OutputError,
+    PerseusError,
+    ProtocolError,
+    UsageError,
+)
 from perseusd.exits import DONE
 from perseusd.traces.heard import Follower
 from perseusd.traces.recording import DROPPED, Reader, pack, pack_header
@@ -111,9 +117,11 @@ def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
             file.flush()
     finally:
         stream.close()
-    _tell(recording, as_json=as_json and lost is None)
     if lost is not None:
-        raise lost
+        if not as_json:  # one object is enough: the error's
+            _tell(recording, as_json=False)
+        raise DaemonUnreachableError(f"{lost}; what came before is in {path}") from lost
+    _tell(recording, as_json=as_json)
     return DONE
 
 
@@ -140,7 +148,7 @@ def _record(stream: Stream, recording: Recording) -> DaemonUnreachableError | No
                 recording.path.unlink(missing_ok=True)
                 raise
             return error
-        except ProtocolError:
+        except PerseusError:
             if not recording.written:
                 recording.path.unlink(missing_ok=True)
             raise

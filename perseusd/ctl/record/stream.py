@@ -11,7 +11,7 @@ from pathlib import Path
 import zmq
 
 from perseusd.ctl.connection import check_listening
-from perseusd.ctl.output import safe
+from perseusd.ctl.control import refusal
 from perseusd.errors import DaemonUnreachableError, PerseusError, ProtocolError
 
 ANSWER_S = 5.0
@@ -80,8 +80,8 @@ class Stream:
 
 def _refused(path: Path, data: bytes) -> PerseusError:
     try:
-        return ProtocolError(f"perseusd refused: {safe(json.loads(data).get('error'))}")
-    except (ValueError, AttributeError, RecursionError):
+        return refusal({**json.loads(data)})
+    except (ValueError, TypeError, RecursionError):
         return ProtocolError(
             f"{path}: the answer {data[:60]!r} is none; is this perseusd's socket?"
         )
