@@ -67,6 +67,9 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.02
 """The loop looks at readings and deadlines at least this often."""
 
+READING_S = 0.1
+"""How long one turn reads messages at most: a backlog holds up no heartbeat, answer or watchdog."""
+
 
 def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
     """Run until SIGTERM or SIGINT; every clock is full afterwards. Returns the exit code.
@@ -233,8 +236,11 @@ class Service:
         if self.intake.leases.fileno() in ready:
             self._bury()
         if self.intake.socket in ready:
+            until_s = time.monotonic() + READING_S
             for message in self.intake.receive():
                 self._take(message)
+                if time.monotonic() > until_s:
+                    break  # what is left is there in the next turn
         while self.sampler.readings:
             self.controller.energy(*self.sampler.readings.popleft())
         while self.sampler.states:

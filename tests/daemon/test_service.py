@@ -456,3 +456,34 @@ def test_a_rank_that_is_started_again_is_not_held_against_its_own_past(make_rig,
             process.kill()
             process.wait()
         service.shutdown()
+
+
+def test_a_backlog_holds_up_no_heartbeat(make_rig, make_peer, helpers, monkeypatch) -> None:
+    """Two seconds of work are waiting in messages: turns of the loop stay short, and all of it is
+    done in the end."""
+    rig = make_rig()
+    config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
+    service = Service(config, Reloader(config, Sources()))
+    done = []
+
+    def slow(client: str, *event: Any) -> list[Any]:
+        time.sleep(0.02)
+        done.append(client)
+        return []
+
+    monkeypatch.setattr(service.controller, "stage_event", slow)
+    try:
+        peer = make_peer(rig)
+        peer.send(helpers.hello(gpus=[rig.node.gpus[0].info.uuid]))
+        while peer.hears_nothing(0.002):
+            service._turn(service._wait())
+        for number in range(100):
+            peer.send(helpers.start(number + 1))
+        longest_s = 0.0
+        while len(done) < 100:
+            ready, begin_s = service._wait(), time.monotonic()
+            service._turn(ready)
+            longest_s = max(longest_s, time.monotonic() - begin_s)
+        assert longest_s < 1  # without a limit it takes two
+    finally:
+        service.shutdown()
