@@ -8,6 +8,7 @@ and nobody else notices.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import zmq
 from perseus_hooks.events import (
@@ -39,13 +40,17 @@ from perseus_hooks.wire import (
 from perseusd.daemon.access import Caller, caller_of
 from perseusd.daemon.doors import Door
 from perseusd.daemon.leases import Leases, ProcessGoneError
-from perseusd.daemon.quotas import HELLOS_PER_S, Bucket, Quotas, Use
+from perseusd.daemon.quotas import Bucket, Quotas, Use
 from perseusd.logs import MessageId, fields
 
 log = logging.getLogger(__name__)
 
-BATCH = 2000
-"""Messages taken per turn of the loop: the rest waits so that timers stay punctual."""
+TAKING_S = 0.004
+"""How long one turn of the loop takes messages and acts on them: what is left waits for the next,
+so that a backlog holds up no clock write, heartbeat or answer."""
+
+KEPT_PEERS = 4096
+"""Senders that need not be worked out anew for each message."""
 
 INTRODUCE_EVERY_S = 0.5
 """How often an unknown client is asked to say hello."""
@@ -76,10 +81,15 @@ ClientEvent = Hello | StageStart | StageEnd | Goodbye
 
 
 class Peer(NamedTuple):
-    """Who sent a message, by the kernel's word."""
+    """Who sent a message, by the kernel's word. client: its connection, for the core."""
 
     identity: bytes
     caller: Caller
+    client: str
+
+    @classmethod
+    def of(cls, identity: bytes, caller: Caller) -> Peer:
+        return cls(identity, caller, f"{caller.pid}:{identity.hex()}")
 
     @property
     def uid(self) -> int:
@@ -88,10 +98,6 @@ class Peer(NamedTuple):
     @property
     def pid(self) -> int:
         return self.caller.pid
-
-    @property
-    def client(self) -> str:
-        return f"{self.pid}:{self.identity.hex()}"
 
 
 class Message(NamedTuple):
@@ -151,6 +157,7 @@ class Intake:
     def __post_init__(self) -> None:
         self._quotas = Quotas(self.limits.user_events_per_s)
         self._clients_of: Counter[int] = Counter()
+        self._peers: dict[tuple[bytes, str], Peer] = {}
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RCVHWM, KEPT_MESSAGES)
@@ -169,22 +176,54 @@ class Intake:
             client.events = Bucket(limits.events_per_s, limits.events_per_s)
 
     def receive(self) -> Iterator[Message]:
-        """Events of known clients and hellos of any, at most BATCH."""
-        for _ in range(BATCH):
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            peer = _peer(frames[0].bytes, frames[-1])
-            if peer is None:
-                continue
-            if len(frames) != 2:
-                count = len(frames) - 1
-                self.refuse(peer, "malformed", f"a message of {count} frames came: send one each")
-                continue
-            message = self._accept(peer, frames[1].bytes)
-            if message is not None:
-                yield message
+        """Events of known clients and hellos of any, for TAKING_S at most."""
+        until_s = time.monotonic() + TAKING_S
+        with contextlib.suppress(zmq.Again):
+            for taken in itertools.count():
+                if taken == 1 and not self._more_wait():
+                    return
+                if (message := self._next()) is not None:
+                    yield message
+                if time.monotonic() > until_s:
+                    return
+
+    def _more_wait(self) -> bool:
+        """Most often one message came; to ask costs less than the exception that would tell."""
+        return bool(cast(int, self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _next(self) -> Message | None:
+        """The next message that came, if it is one to act on; zmq.Again where none came."""
+        identity = self.socket.recv(zmq.NOBLOCK)
+        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        peer = self._peer(identity, frame)
+        more = 0
+        last = frame
+        while last.more:
+            last = self.socket.recv(zmq.NOBLOCK, copy=False)
+            more += 1
+        if peer is None:
+            return None
+        if more:
+            why = f"a message of {more + 1} frames came: send one each"
+            self.refuse(peer, "malformed", why)
+            return None
+        return self._accept(peer, frame.bytes)
+
+    def _peer(self, identity: bytes, frame: zmq.Frame) -> Peer | None:
+        """None where the kernel does not say who sent it.
+
+        Asked of each message: the next one of this identity may be another process's.
+        """
+        try:
+            key = identity, str(frame.get("Peer-Address"))
+        except zmq.ZMQError:
+            return None
+        peer = self._peers.get(key)
+        if peer is None and (caller := caller_of(frame)) is not None:
+            if len(self._peers) >= KEPT_PEERS:
+                self._peers.clear()
+            peer = self._peers[key] = Peer.of(identity, caller)
+        return peer
 
     def welcome(self, peer: Peer) -> bool:
         """Begin a lease after a hello; False where the process is gone or there is no room."""
@@ -301,9 +340,7 @@ class Intake:
         if isinstance(message.event, Hello):
             if use.hellos.take(now):
                 return message
-            self._tell_over(
-                peer, f"more hellos than one user may say ({HELLOS_PER_S:g} a second)", now
-            )
+            self._tell_over(peer, "more hellos than one user may say (100 a second)", now)
             return None
         if client is None:
             self._introduce(peer)
@@ -346,7 +383,7 @@ class Intake:
             self._count(peer, "too_many_events", reason)
 
     def _turned_away(self, caller: Caller, why: str) -> None:
-        self._count(Peer(b"", caller), "too_many_connections", why)
+        self._count(Peer.of(b"", caller), "too_many_connections", why)
 
     def _introduce(self, peer: Peer) -> None:
         now = time.monotonic()
@@ -359,11 +396,6 @@ class Intake:
     def _send(self, peer: Peer, event: Event) -> None:
         with contextlib.suppress(zmq.ZMQError):  # gone, or not reading: its own loss
             self.socket.send_multipart([peer.identity, encode(event)], zmq.NOBLOCK)
-
-
-def _peer(identity: bytes, frame: zmq.Frame) -> Peer | None:
-    caller = caller_of(frame)
-    return Peer(identity, caller) if caller is not None else None
 
 
 def not_among(uid: int) -> str:

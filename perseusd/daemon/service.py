@@ -67,9 +67,6 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.02
 """The loop looks at readings and deadlines at least this often."""
 
-READING_S = 0.1
-"""How long one turn reads messages at most: a backlog holds up no heartbeat, answer or watchdog."""
-
 
 def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
     """Run until SIGTERM or SIGINT; every clock is full afterwards. Returns the exit code.
@@ -236,11 +233,8 @@ class Service:
         if self.intake.leases.fileno() in ready:
             self._bury()
         if self.intake.socket in ready:
-            until_s = time.monotonic() + READING_S
             for message in self.intake.receive():
                 self._take(message)
-                if time.monotonic() > until_s:
-                    break  # what is left is there in the next turn
         while self.sampler.readings:
             self.controller.energy(*self.sampler.readings.popleft())
         while self.sampler.states:
@@ -336,9 +330,7 @@ class Service:
         if isinstance(event, Hello):
             if not self.intake.welcome(peer):
                 return []
-            actions = self.controller.hello(peer.client, user_name(peer.uid), event, peer.pid)
-            self.ownership.expect(h for h in self._holders() if h.client == peer.client)
-            return actions
+            return self.controller.hello(peer.client, user_name(peer.uid), event, peer.pid)
         return self.controller.stage_event(peer.client, event, time.monotonic_ns())
 
     def _take_results(self) -> None:

@@ -27,9 +27,9 @@ def test_a_reason_is_logged_once_for_each_process(intake: Intake, caplog) -> Non
     """Another process and another reason have a line of their own; each refusal is counted."""
     caplog.set_level(logging.WARNING)
     for _ in range(50):
-        intake.refuse(Peer(b"a", Caller(1000, 1000, 17)), "gpu_held", "GPU-0 is held by x")
-    intake.refuse(Peer(b"b", Caller(1000, 1000, 18)), "gpu_held", "GPU-0 is held by x")
-    intake.refuse(Peer(b"a", Caller(1000, 1000, 17)), "gpu_held", "GPU-0 is held by y")
+        intake.refuse(Peer.of(b"a", Caller(1000, 1000, 17)), "gpu_held", "GPU-0 is held by x")
+    intake.refuse(Peer.of(b"b", Caller(1000, 1000, 18)), "gpu_held", "GPU-0 is held by x")
+    intake.refuse(Peer.of(b"a", Caller(1000, 1000, 17)), "gpu_held", "GPU-0 is held by y")
     said = [record.getMessage() for record in caplog.records]
     assert [line.partition(" of uid")[0] for line in said] == [
         "refused process 17", "refused process 18", "refused process 17",
@@ -42,5 +42,5 @@ def test_a_reason_is_logged_once_for_each_process(intake: Intake, caplog) -> Non
 def test_what_was_logged_is_not_remembered_for_ever(intake: Intake) -> None:
     """Whoever thinks of new reasons cannot fill the memory with them."""
     for number in range(3 * module.KEPT_REASONS):
-        intake.refuse(Peer(b"a", Caller(1000, 1000, 17)), "malformed", f"garbage {number}")
+        intake.refuse(Peer.of(b"a", Caller(1000, 1000, 17)), "malformed", f"garbage {number}")
     assert len(intake._told) == module.KEPT_REASONS

@@ -34,12 +34,23 @@ class Roster:
     """The members of one pipeline, by client."""
 
     members: dict[str, Member] = field(default_factory=dict)
+    _leaders: dict[int, Member] = field(default_factory=dict)
+    """By stage; asked for at each event."""
 
     def add(self, member: Member) -> None:
         self.members[member.client] = member
+        self._find_leaders()
 
     def remove(self, client: str) -> Member | None:
-        return self.members.pop(client, None)
+        removed = self.members.pop(client, None)
+        self._find_leaders()
+        return removed
+
+    def _find_leaders(self) -> None:
+        self._leaders = {}
+        for member in sorted(self.members.values(), key=lambda m: m.hello.rank):
+            if member.hello.stage is not None:
+                self._leaders.setdefault(member.hello.stage, member)
 
     @property
     def stages(self) -> int | None:
@@ -54,8 +65,7 @@ class Roster:
 
     def leader(self, stage: int) -> Member | None:
         """The member whose events time a stage: its lowest rank."""
-        own = [m for m in self.members.values() if m.hello.stage == stage]
-        return min(own, key=lambda m: m.hello.rank) if own else None
+        return self._leaders.get(stage)
 
     def leads(self, member: Member) -> bool:
         stage = member.hello.stage
