@@ -104,6 +104,8 @@ def _show(file: Path | None, config: Config, *, as_json: bool) -> int:
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     console.print(Text(_heading(found)))
     console.print(_table(found["options"]))
+    for wrong in found["problems"]:
+        console.print(Text(f"refused at the last reload: {safe(wrong)}"), style="red")
     for waiting in found["waiting"]:
         console.print(Text(f"waits for a restart: {safe(waiting)}"), style="yellow")
     return DONE
@@ -117,14 +119,14 @@ def _of_daemon(config: Config) -> dict[str, Any] | None:
         return None
     if answer.get("ok") is False:
         raise refusal(answer)
-    options, waiting = answer.get("options"), answer.get("waiting")
-    if not _are_options(options) or not isinstance(waiting, list):
+    options, lists = answer.get("options"), {k: answer.get(k) for k in ("waiting", "problems")}
+    if not _are_options(options) or not all(isinstance(found, list) for found in lists.values()):
         raise ProtocolError(
-            f"{config.status_socket}: the answer lacks options or waiting; is this socket "
-            "perseusd's, and of this version? Compare `perseusd --version`"
+            f"{config.status_socket}: the answer lacks options, waiting or problems; is this "
+            "socket perseusd's, and of this version? Compare `perseusd --version`"
         )
     source = {"source": "daemon", "socket": str(config.status_socket), "file": answer.get("file")}
-    return {**source, "options": options, "waiting": waiting}
+    return {**source, "options": options, **lists}
 
 
 def _are_options(options: object) -> bool:
@@ -142,7 +144,7 @@ def _of_files(file: Path | None) -> dict[str, Any]:
         raise ConfigurationError(told(reading.problems))
     options = described(reading.config, reading.origins)
     named = None if file is None else str(file)
-    return {"source": "files", "file": named, "options": options, "waiting": []}
+    return {"source": "files", "file": named, "options": options, "waiting": [], "problems": []}
 
 
 def _heading(told: Mapping[str, Any]) -> str:

@@ -10,7 +10,12 @@ from typing import Any, Final
 
 from perseusd.core.jobs.why import WhyCode, code_of
 from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
-from perseusd.ctl.health import about_clock, about_knowledge, about_stragglers
+from perseusd.ctl.health import (
+    about_clock,
+    about_configuration,
+    about_knowledge,
+    about_stragglers,
+)
 from perseusd.ctl.output import number, safe
 from perseusd.ctl.telling import duration, no_job
 
@@ -98,6 +103,7 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
     """Everything that a Status object tells, in the order in which it stands in the way."""
     daemon = status["daemon"]
     yield from _daemon(daemon)
+    yield from about_configuration(daemon)
     yield from _gpus(status["gpus"])
     yield from _refusals(daemon.get("refused"))
     torn = _torn(status["jobs"])

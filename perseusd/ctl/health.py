@@ -44,6 +44,21 @@ _CAUSES: Final[Mapping[str, str]] = {
 }
 
 
+def about_configuration(daemon: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the last reload found, as far as it is not in force."""
+    outlook = daemon.get("configuration")
+    if not isinstance(outlook, Mapping):
+        return
+    for wrong in outlook.get("problems") or ():
+        yield problem(
+            "configuration",
+            f"refused at the last reload: {safe(wrong)}",
+            "correct it and `systemctl reload perseusd`; as it is, the next start fails",
+        )
+    for waiting in outlook.get("waiting") or ():
+        yield note("configuration", safe(waiting), "`systemctl restart perseusd` when it suits")
+
+
 def about_stragglers(jobs: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Each once: replicas of one job show the same."""
     told: set[tuple[str, str]] = set()

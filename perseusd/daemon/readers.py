@@ -24,7 +24,11 @@ def readable(status: Mapping[str, Any], access: Access, caller: Caller) -> Mappi
     prefix = f"{user_name(caller.uid)}:"
     return {
         **status,
-        "daemon": {**status["daemon"], "refused": _own_refusals(status, caller.uid)},
+        "daemon": {
+            **status["daemon"],
+            "refused": _own_refusals(status, caller.uid),
+            "configuration": None,
+        },
         "gpus": [_without_others(gpu, prefix) for gpu in status["gpus"]],
         "jobs": [job for job in status["jobs"] if job["id"].startswith(prefix)],
         "ended": [job for job in status["ended"] if job["id"].startswith(prefix)],

@@ -45,8 +45,9 @@ def has_terminal() -> bool:
 class Reloader:
     """Owns what the daemon's values come from.
 
-    config: in force. waiting: what a restart would change, as the last reading found it. reloads:
-    how many there were, by what became of them.
+    config: in force. waiting, problems: what the last reading found that only a restart would
+    change, and what was wrong with it, so that a restart would fail; in words. reloads: how many
+    there were, by what became of them.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Reloader:
     ) -> None:
         self.config = config
         self.waiting: list[str] = []
+        self.problems: list[str] = []
         self.reloads = {"done": 0, "refused": 0}
         self._sources = sources
         self._origins = dict(origins or dict.fromkeys(OPTIONS, DEFAULT))
@@ -90,8 +92,12 @@ class Reloader:
             "ok": True,
             "file": None if file is None else str(file),
             "options": described(self.config, self._origins),
-            "waiting": self.waiting,
+            **self.outlook(),
         }
+
+    def outlook(self) -> dict[str, list[str]]:
+        """What the next restart would bring."""
+        return {"waiting": self.waiting, "problems": self.problems}
 
     def _begin(self) -> None:
         self._wanted, self._told_late, self._reading = False, False, None
@@ -119,11 +125,12 @@ class Reloader:
             self._ready("the configuration cannot be read; see the log")
 
     def _judge(self, reading: Reading) -> Config | None:
+        self.problems = [str(problem) for problem in reading.problems]
         if reading.config is None:
             self.reloads["refused"] += 1
-            for problem in reading.problems:
+            for problem in self.problems:
                 log.error("reload: %s", problem)
-            count = len(reading.problems)
+            count = len(self.problems)
             log.error("reload: nothing is changed: %d problem%s", count, "s" if count > 1 else "")
             return None
         before, read = self.config, reading.config

@@ -123,6 +123,7 @@ class Service:
             self.planner,
             self.counters,
             self.custody,
+            reloader.outlook,
         )
         remembered = self.keeper.commands()
         self.control = Control(self.controller, self._act, self.access, remembered)

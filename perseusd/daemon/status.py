@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ class StatusView:
         planner: Planner,
         counters: Counters,
         custody: Custody,
+        outlook: Callable[[], Mapping[str, Any]],
     ) -> None:
+        """outlook: what a restart would bring, of the configuration."""
         self._controller = controller
         self._sampler = sampler
         self._actuator = actuator
@@ -52,6 +55,7 @@ class StatusView:
         self._planner = planner
         self._counters = counters
         self._custody = custody
+        self._outlook = outlook
         self.ended = EndedJobs()
         self._started_s = time.monotonic()
         self._started_unix_s = round(time.time(), 3)
@@ -79,6 +83,7 @@ class StatusView:
             "mode": "observe" if observe else "act",
             "clock_process": "alive" if self._actuator.alive else "dead",
             "emulated": any(gpu.info.emulated for gpu in self._sampler.gpus),
+            "configuration": self._outlook(),
             "planner": "ready" if self._planner.prepared else "starting",
             "planner_restarts": self._planner.given_up,
             "clients": self._intake.clients,

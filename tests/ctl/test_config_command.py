@@ -113,6 +113,7 @@ def test_a_running_daemon_is_asked(stand_in: Any, capsys: pytest.CaptureFixture[
             "file": "/etc/x.toml",
             "options": [{**option, "origin": origin}],
             "waiting": ["[clock] socket = \x1b[31m; stays"],
+            "problems": ["/etc/x.toml: not TOML"],
         }
     )
     assert main(["config", "show"]) == 0
@@ -121,6 +122,7 @@ def test_a_running_daemon_is_asked(stand_in: Any, capsys: pytest.CaptureFixture[
     assert "In force in the daemon" in out
     assert "--observe" in out
     assert "waits for a restart" in out
+    assert "refused at the last reload: /etc/x.toml: not TOML" in out
     assert "\x1b[31m" not in out
     assert main(["config", "show", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

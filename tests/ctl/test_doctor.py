@@ -58,6 +58,11 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
     [
         (change("daemon", clock_process="dead"), "perseusd-clock is dead", "journalctl"),
         (lambda status: status.update(gpus=[]), "none is visible", "nvidia-smi"),
+        (
+            change("daemon", configuration={"problems": ["/x: not TOML"], "waiting": []}),
+            "refused at the last reload: /x: not TOML",
+            "the next start fails",
+        ),
         (change("gpus", state="stuck"), "is stuck", "dmesg"),
         (change("gpus", state="failed", error="is lost"), "is failed: is lost", "dmesg"),
         (
@@ -196,6 +201,10 @@ def test_a_problem_is_named_with_its_fix(
                 refused=[{"reason": "x", "count": 1, "last_s_ago": 5, "process_runs": False}],
             ),
             "refused once: x (that process has ended)",
+        ),
+        (
+            change("daemon", configuration={"problems": [], "waiting": ["[daemon] observe"]}),
+            "[daemon] observe",
         ),
     ],
 )

@@ -113,6 +113,8 @@ def test_a_wrong_configuration_changes_nothing(running: Reloaded) -> None:
     assert f"{running.drop_in}: not TOML" in logged
     assert "nothing is changed: 2 problems" in logged
     assert running.shown("slowdown_budget") == (0.02, str(running.file))
+    outlook = running.rig.status()["daemon"]["configuration"]
+    assert [len(outlook["problems"]), outlook["waiting"]] == [2, []]
     assert any("refused" in told for told in running.heard(keep=True))
 
 

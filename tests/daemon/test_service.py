@@ -31,6 +31,7 @@ DAEMON: Types = {
     "mode": str,
     "clock_process": str,
     "emulated": bool,
+    "configuration": dict,
     "refused": list,
 }
 GPU: Types = {
