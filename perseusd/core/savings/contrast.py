@@ -32,13 +32,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Interval = tuple[float, float, float]
 
 F, M, SUM, X, BEFORE, AFTER = range(6)
 """The state: levels of the arms, sum of held levels, shared change, errors of both boundaries."""
@@ -109,6 +109,8 @@ class Contrast:
     _outlying: list[float] = field(default_factory=list)
     _shift: float = 0.0
     """What the job's level has changed by."""
+    _stated: dict[float, Interval] = field(default_factory=dict)
+    """Intervals by their share, until more is seen: status asks for each of them several times."""
 
     def __post_init__(self) -> None:
         boundary = BOUNDARY if self.boundaries else (0.0,)
@@ -130,12 +132,14 @@ class Contrast:
 
     def replan(self) -> None:
         """Another plan is in force: the held level may be another."""
+        self._stated.clear()
         if self.counts[M]:
             self._cov[:, M, M] += PLAN_STEP
 
     def add(self, number: int, value: float, *, held: bool) -> bool:
         """The iteration `number` took or used `value` > 0; False where it is an outlier."""
         arm = M if held else F
+        self._stated.clear()
         self._pass(number)
         y = math.log(value) - self._shift
         if not self.counts[arm]:
@@ -156,10 +160,15 @@ class Contrast:
             self._prune()
         return True
 
-    def interval(self, share: float = 0.95) -> tuple[float, float, float] | None:
+    def interval(self, share: float = 0.95) -> Interval | None:
         """(f − m̄, its lower and its upper bound); None while too little was seen."""
         if min(self.counts) < FEWEST:
             return None
+        if share not in self._stated:
+            self._stated[share] = self._interval(share)
+        return self._stated[share]
+
+    def _interval(self, share: float) -> Interval:
         weights, freedom = self._weights(), self._freedom
         pick = weights > 1e-6
         weights = weights[pick] / weights[pick].sum()
@@ -272,9 +281,20 @@ def _quantile(
     return (low + high) / 2
 
 
-def _student(t: Array, freedom: int) -> Sequence[float]:
+def _student(t: Array, freedom: int) -> Array:
     """Distribution function, by Wallace's normal approximation (within 0.0005 from 4 on)."""
     squared = freedom * np.log1p(t**2 / freedom)
     factor = (8 * freedom + 1) / (8 * freedom + 3)
-    z = np.sign(t) * factor * np.sqrt(squared)
-    return [0.5 * math.erfc(-v / math.sqrt(2)) for v in z]
+    above = _tail(factor * np.sqrt(squared))
+    return np.where(t < 0, above, 1 - above)
+
+
+def _tail(z: Array) -> Array:
+    """How much of a standard normal lies above z ≥ 0, within 1e-7 (Abramowitz and Stegun, 7.1.26).
+
+    As arrays: a loop over math.erfc kept the daemon from everything else for 30 ms an interval.
+    """
+    x = z / math.sqrt(2)
+    u = 1 / (1 + 0.3275911 * x)
+    powers = np.polyval([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0], u)
+    return np.asarray(0.5 * powers * np.exp(-(x**2)), dtype=np.float64)

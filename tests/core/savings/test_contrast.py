@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from perseusd.core.savings.contrast import FEWEST, Contrast
+from perseusd.core.savings.contrast import FEWEST, Contrast, _student, _tail
 
 FULL, GAP, HELD = 5, 8, 100
 SIGMA = 0.003
@@ -173,3 +173,24 @@ def test_too_little_states_nothing() -> None:
     assert contrast.interval() is None
     contrast.add(30, 1.0, held=False)
     assert contrast.interval() is not None
+
+
+def test_the_normal_and_student_tails_are_what_they_are() -> None:
+    """Against the library's error function, and against Student's distribution at its 97.5 %."""
+    z = np.linspace(0, 8, 400)
+    exact = [0.5 * math.erfc(v / math.sqrt(2)) for v in z]
+    assert np.abs(_tail(z) - exact).max() < 2e-7
+    for freedom, quantile in ((5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)):
+        found = _student(np.array([-quantile, 0.0, quantile]), freedom)
+        assert found == pytest.approx([0.025, 0.5, 0.975], abs=5e-4)
+
+
+def test_an_interval_is_stated_once_and_anew_when_more_is_seen() -> None:
+    """Asked again it is the same object; an iteration, an outlier or another plan makes another."""
+    contrast = compared("independent", 1)
+    first = contrast.interval()
+    assert contrast.interval() is first
+    assert contrast.interval(0.5) != first
+    contrast.replan()
+    contrast.add(FULL + GAP + HELD, math.exp(0.001 - LOWER), held=True)
+    assert contrast.interval() != first
