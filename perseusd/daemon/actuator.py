@@ -212,7 +212,7 @@ class Actuator:
 
     def _spawn(self) -> socket.socket:
         """Our own clock process, in a session of its own so that Ctrl-C leaves it to us."""
-        self.config.clock_state_dir.mkdir(parents=True, exist_ok=True)
+        self.config.clock_state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno())]
         command += ["--state-dir", str(self.config.clock_state_dir)]

@@ -83,7 +83,8 @@ class Control:
         """`job` is its id as in status; the part after the user's name will do if it is unique."""
         asked = str(request.get("job"))
         jobs = self._controller.jobs
-        named = [n for n in jobs if asked in (n, n.split(":", 1)[-1])]
+        short = [name for name in jobs if asked == name.split(":", 1)[-1]]
+        named = [asked] if asked in jobs else short  # whatever others call their jobs
         if len(named) != 1:
             running = ", ".join(sorted(jobs)) or "none"
             return _refused("unknown_job", f"no job {asked!r} here: running are {running}")

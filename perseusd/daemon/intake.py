@@ -40,7 +40,7 @@ from perseus_hooks.wire import (
 from perseusd.daemon.access import Caller, caller_of
 from perseusd.daemon.doors import Door
 from perseusd.daemon.leases import Leases, ProcessGoneError
-from perseusd.daemon.quotas import Bucket, Quotas, Use
+from perseusd.daemon.quotas import HELLOS_PER_S, Bucket, Quotas, Use
 from perseusd.logs import MessageId, fields
 
 log = logging.getLogger(__name__)
@@ -340,7 +340,9 @@ class Intake:
         if isinstance(message.event, Hello):
             if use.hellos.take(now):
                 return message
-            self._tell_over(peer, "more hellos than one user may say (100 a second)", now)
+            self._tell_over(
+                peer, f"more hellos than one user may say ({HELLOS_PER_S:g} a second)", now
+            )
             return None
         if client is None:
             self._introduce(peer)

@@ -88,15 +88,16 @@ class _Reader(threading.Thread):
             self.wake.clear()
 
     def _look(self, wanted: frozenset[int]) -> GpuUse:
+        began_s = time.monotonic()
         try:
             listed = tuple(filter(None, map(self._look_up, self.gpu.process_ids())))
         except GpuError as error:
-            return GpuUse(time.monotonic(), wanted, error=str(error))
+            return GpuUse(began_s, wanted, error=str(error))
         except Exception as error:  # the thread outlives whatever a driver does
             log.exception("GPU %s: cannot tell who uses it", self.gpu.info.uuid)
-            return GpuUse(time.monotonic(), wanted, error=repr(error))
+            return GpuUse(began_s, wanted, error=repr(error))
         holders = {pid: process for pid in wanted if (process := self._look_up(pid)) is not None}
-        return GpuUse(time.monotonic(), wanted, listed, holders)
+        return GpuUse(began_s, wanted, listed, holders)
 
 
 class Ownership:
@@ -123,6 +124,13 @@ class Ownership:
         for reader in self._readers.values():
             reader.stopping = True
             reader.wake.set()
+
+    def expect(self, holders: Iterable[Holder]) -> None:
+        """New ones: their GPUs are looked at now, so that `look` soon knows."""
+        for holder in holders:
+            reader = self._readers.get(holder.uuid)
+            if reader is not None and self.check != OFF:
+                reader.want(reader.wanted | {holder.caller.pid})
 
     def look(self, holders: Iterable[Holder], now_s: float) -> Found:
         """What is known of these, and of the leases that they hold; to be called often."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 STRANGERS_PER_S, STRANGERS_AT_ONCE = 1000.0, 4000.0
 """Messages of one user's processes that have no lease yet: hellos, and events before a hello."""
 
-HELLOS_PER_S, HELLOS_AT_ONCE = 100.0, 1000.0
-"""Of one user: a hello costs a hundred times what an event does."""
+HELLOS_PER_S, HELLOS_AT_ONCE = 10.0, 1000.0
+"""Of one user: a hello costs a hundred times what an event does, and lines in the log."""
 
 ANSWERS_PER_S, ANSWERS_AT_ONCE = 50.0, 500.0
 """Refusals that are sent to one user's processes; what is beyond is counted alone."""

@@ -331,7 +331,9 @@ class Service:
         if isinstance(event, Hello):
             if not self.intake.welcome(peer):
                 return []
-            return self.controller.hello(peer.client, user_name(peer.uid), event, peer.pid)
+            actions = self.controller.hello(peer.client, user_name(peer.uid), event, peer.pid)
+            self.ownership.expect(h for h in self._holders() if h.client == peer.client)
+            return actions
         return self.controller.stage_event(peer.client, event, time.monotonic_ns())
 
     def _take_results(self) -> None:

@@ -67,14 +67,13 @@ class Node:
         """What is found once the GPU has been looked at again."""
         self.gpu.listed = list(listed)
         self.ownership.look([], time.monotonic())
-        calls = self.gpu.calls
-        deadline = time.monotonic() + 10
+        began_s = time.monotonic()
         while True:
-            found = self.ownership.look(self.holders, time.monotonic() + after_s)
-            known = "not known yet" not in found.kept_full.get("GPU-0", "")
-            if (self.gpu.calls > calls and known) or not self.expects_calls:
-                return found
-            assert time.monotonic() < deadline
+            self.ownership.look(self.holders, time.monotonic() + after_s)
+            use = self.ownership._readers["GPU-0"].use if self.expects_calls else None
+            if not self.expects_calls or (use is not None and use.time_s >= began_s):
+                return self.ownership.look(self.holders, time.monotonic() + after_s)
+            assert time.monotonic() < began_s + 20
             time.sleep(0.001)
 
     expects_calls = True

@@ -12,6 +12,8 @@ from perseusd.core.actions import RequestPlan, SetClock
 from perseusd.core.jobs.why import WhyCode, code_of
 from perseusd.core.model import Computation
 from perseusd.core.settings import Settings
+from perseusd.traces.recording import Header, Input, Reader, pack, pack_header
+from perseusd.traces.replay import RecordedController, fresh_controller, replay
 
 NodeOf = Callable[..., Any]
 
@@ -176,3 +178,21 @@ def test_a_prediction_is_made_anew_within_other_limits(node: NodeOf) -> None:
     made.iterate()
     assert made.asked[-1].request != first.request
     assert made.asked[-1].problem.deadline_ratio > first.problem.deadline_ratio
+
+
+def test_a_recording_with_a_reload_in_it_replays_to_the_same_actions(node: NodeOf) -> None:
+    """One by one, through bytes and back."""
+    made = node(settings=Settings(slowdown_budget=0.02))
+    inputs: list[Input] = []
+    made.controller = RecordedController(made.settings, made.controller.gpus, sink=inputs.append)
+    made.join()
+    made.until("hold")
+    made.iterate(2)
+    reconfigured(made, slowdown_budget=0.005)
+    made.iterate(3)
+    reader = Reader()
+    header = Header(made.settings, made.controller.gpus)
+    told = list(reader.feed(pack_header(header) + b"".join(map(pack, inputs))))
+    assert "reconfigure" in {each.name for each in told}
+    again = [a for _, actions in replay(told, fresh_controller(header)) for a in actions]
+    assert list(map(str, again)) == [str(action) for _, action in made.log]
