@@ -226,6 +226,24 @@ class Config:
             "which then needs the privilege to write clocks",
         ),
     )
+    node_lock: Path | None = field(
+        default=None,
+        metadata=_in(
+            "clock",
+            kinds.PATH,
+            about="held by a clock process that the daemon starts itself for real GPUs, so that no "
+            "other one writes their clocks; unset: /run/lock/perseusd-clock.lock",
+        ),
+    )
+    standing_lock_mhz: Mapping[str, int] | None = field(
+        default=None,
+        metadata=_in(
+            "clock",
+            kinds.STANDING,
+            about="the site's own lock of its GPUs, which is full clock for perseusd and put back "
+            "instead of none; with socket, give it to that perseusd-clock instead",
+        ),
+    )
     heartbeat_s: float = field(
         default=0.2,
         metadata=_in(
@@ -404,7 +422,7 @@ def read_config(sources: Sources) -> Reading:
         return Reading(None, found.origins, tuple(found.problems))
     config = Config(**{**DEFAULTS, **found.values})
     origins = {name: found.origins.get(name, DEFAULT) for name in OPTIONS}
-    problems = tuple(_too_long(config, origins))
+    problems = (*_too_long(config, origins), *_misplaced(config, origins))
     return Reading(None if problems else config, origins, problems)
 
 
@@ -457,6 +475,19 @@ def described(config: Config, origins: Mapping[str, Origin]) -> list[dict[str, A
         }
         for option in OPTIONS.values()
     ]
+
+
+def _misplaced(config: Config, origins: Mapping[str, Origin]) -> Iterator[Problem]:
+    """A perseusd-clock that runs by itself has options of its own, and tells the daemon of them."""
+    for name, flag in (("node_lock", "--node-lock"), ("standing_lock_mhz", "--standing-lock")):
+        if config.clock_socket is not None and getattr(config, name) is not None:
+            yield problem_with(
+                OPTIONS[name],
+                origins[name],
+                shown(getattr(config, name)),
+                f"not beside [clock] socket; give {flag} to that perseusd-clock, in CLOCK_OPTIONS "
+                "in /etc/perseusd/clock.env",
+            )
 
 
 def _too_long(config: Config, origins: Mapping[str, Origin]) -> Iterator[Problem]:

@@ -107,6 +107,15 @@ def _check_path(value: object) -> Path:
     return Path(os.path.abspath(value))
 
 
+def _check_standing(value: object) -> dict[str, int]:
+    table = value if isinstance(value, dict) else {"*": value}
+    clock = integer(1, (1 << 16) - 1)
+    try:
+        return {str(which): clock.check(clock_mhz) for which, clock_mhz in table.items()}
+    except RefusedError:
+        raise RefusedError(f"must be {STANDING.says}") from None
+
+
 def _check_group(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise RefusedError("must be the name of a group")
@@ -162,6 +171,7 @@ def _listed(text: str) -> object:
 TRUTH = Kind("true or false", _check_truth)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _check_level, parse=str)
 GPU_CHECK = Kind(f"one of {', '.join(GPU_CHECKS)}", _check_gpu_check, parse=str)
+STANDING = Kind("a clock in MHz, or a table of clocks by UUID or model of GPUs", _check_standing)
 PATH = Kind("a path", _check_path, parse=str)
 GROUP = Kind("the name of a group", _check_group, parse=str)
 USERS = Kind(

@@ -12,7 +12,9 @@ from perseusd.clock.protocol import (
     PROTOCOL_VERSION,
     UNASKED,
     UNLOCKED,
+    Busy,
     Close,
+    Disown,
     GpuName,
     Heartbeat,
     HeartbeatLost,
@@ -36,6 +38,8 @@ class ClockClient:
     NOT_SENT). Results numbered UNASKED are resets that the clock process made on its own account.
 
     gpus: UUID by index as the clock process sees them, filled by `results` from its first replies.
+    standing_mhz: by UUID, the site's own lock of GPUs that have one, likewise.
+    greeted: it has said hello. busy_pid: the daemon that it serves instead; 0: none.
     alive: False from the moment the clock process hung up; it stays so.
     heartbeats_lost: how often it put every clock back because no heartbeat came.
     """
@@ -46,7 +50,10 @@ class ClockClient:
         self._numbers = itertools.count(UNASKED + 1)
         self._unsent: list[WriteResult] = []
         self.alive = True
+        self.greeted = False
+        self.busy_pid = 0
         self.gpus: dict[int, str] = {}
+        self.standing_mhz: dict[str, int] = {}
         self.heartbeats_lost = 0
 
     @classmethod
@@ -73,6 +80,10 @@ class ClockClient:
         number = next(self._numbers)
         self._ask(Reset(number, gpu_index), gpu_index, UNLOCKED)
         return number
+
+    def disown(self, gpu_index: int) -> None:
+        """What stands on this GPU is another tool's: it is not to be put back."""
+        self._send(Disown(gpu_index))
 
     def heartbeat(self) -> None:
         """To be called several times per heartbeat timeout, from the loop whose life it proves."""
@@ -112,8 +123,14 @@ class ClockClient:
                     f"perseusd-clock speaks version {version} of the clock protocol, this daemon "
                     f"{PROTOCOL_VERSION}; install both from one release"
                 )
-            case GpuName(index, uuid):
+            case Hello():
+                self.greeted = True
+            case GpuName(index, uuid, standing_mhz):
                 self.gpus[index] = uuid
+                if standing_mhz != UNLOCKED:
+                    self.standing_mhz[uuid] = standing_mhz
+            case Busy(pid):
+                self.busy_pid = pid
             case HeartbeatLost():
                 self.heartbeats_lost += 1
 

@@ -40,6 +40,7 @@ class Connection:
         self._socket = accepted
         self._unsent: deque[bytes] = deque()
         self.number = number
+        self.pid, _uid = peer_credentials(accepted)
         self.peer = _peer_descriptor(accepted)
         self.heartbeat_ns = now_ns
         self.heartbeat_lost = False
@@ -83,6 +84,11 @@ class Connection:
             pass
         except OSError:  # it is gone; reading will say so
             self._unsent.clear()
+
+    def dismiss(self, reply: Reply) -> None:
+        """Say why it is not served, as far as that goes, and hang up."""
+        self.send(reply)
+        self.close()
 
     def close(self) -> None:
         self._socket.close()

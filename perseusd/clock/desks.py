@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from perseusd.clock.guard import UNASKED_RESET, Answer, Ask, GpuDesk, Limits
 from perseusd.clock.intent import IntentError, IntentFile
-from perseusd.clock.protocol import ResultCode, WriteResult
+from perseusd.clock.protocol import UNLOCKED, GpuName, ResultCode, WriteResult
 from perseusd.clock.writer import GpuWriter, Outcome
 from perseusd.gpus.base import Gpu
+from perseusd.gpus.standing import standing_mhz
 
 _NS = 1_000_000_000
 _FIRST_RETRY_NS = _NS // 4  # a reset that failed is tried again, less and less often
@@ -30,7 +31,11 @@ class Desks:
         intent: IntentFile,
         limits: Limits,
         log: Callable[[str], None],
+        standing: Mapping[str, int] | None = None,
     ) -> None:
+        """standing: the site's own locks, as `standing_mhz` takes them."""
+        self._limits = limits
+        self._standing = standing or {}
         self._intent = intent
         self._log = log
         self._outcomes: deque[Outcome] = deque()
@@ -40,20 +45,40 @@ class Desks:
         self._retries: dict[int, tuple[int, int]] = {}  # by GPU: (not before ns, then after ns)
         self._desks: dict[int, GpuDesk] = {}
         self._writers: dict[int, GpuWriter] = {}
+        self._damaged = intent.damage is not None
+        self._seen: set[str] = set()  # since this process started
         for gpu in gpus:
-            index = gpu.info.index
-            may_be_locked = intent.may_be_locked(gpu.info.uuid)
-            self._desks[index] = GpuDesk(gpu.info, limits, may_be_locked)
-            self._writers[index] = GpuWriter(gpu, intent, self._on_outcome)
-        self._check_intent()
+            self.add(gpu)
+
+    def add(self, gpu: Gpu) -> None:
+        """Another GPU; one that may be locked is owed a reset.
+
+        Raises ConfigurationError where it does not support the site's own lock.
+        """
+        index, full = gpu.info.index, standing_mhz(gpu.info, self._standing)
+        uuid = gpu.info.uuid
+        may_be_locked = self._intent.may_be_locked(uuid)
+        if self._damaged and uuid not in self._seen:
+            may_be_locked = True
+        self._seen.add(uuid)
+        self._desks[index] = GpuDesk(gpu.info, self._limits, may_be_locked, full)
+        self._writers[index] = GpuWriter(gpu, self._intent, self._on_outcome, full)
+
+    def clear(self) -> None:
+        """Forget all GPUs; only while `all_back`."""
+        for writer in self._writers.values():
+            writer.end()
+        for known in (self._desks, self._writers, self._retries, self._last_errors):
+            known.clear()
 
     def attach(self, report: Callable[[Ask, WriteResult], None], wake: Callable[[], None]) -> None:
         """Say who is to hear of results and of ended driver calls."""
         self._report = report
         self._wake = wake
 
-    def uuids(self) -> dict[int, str]:
-        return {index: desk.gpu.uuid for index, desk in self._desks.items()}
+    def names(self) -> Iterator[GpuName]:
+        for index, desk in self._desks.items():
+            yield GpuName(index, desk.gpu.uuid, desk.standing_mhz or UNLOCKED)
 
     @property
     def all_back(self) -> bool:
@@ -77,6 +102,18 @@ class Desks:
         """The result of a request that ended without a driver call."""
         now_ns = time.monotonic_ns()
         self._tell(answer.ask, Outcome(gpu_index, answer.code, now_ns, now_ns, 0, ""))
+
+    def disown(self, gpu_index: int) -> None:
+        """What stands on this GPU is another tool's."""
+        desk = self._desks.get(gpu_index)
+        if desk is not None:
+            desk.disown()
+            self.settle_intent()
+
+    def doubt(self) -> None:
+        """The machine has slept: whatever may be locked is reset, whatever the driver still has."""
+        for desk in self._desks.values():
+            desk.doubt()
 
     def release(self) -> None:
         """The lease has ended: drop waiting locks, and owe every GPU that may be locked a reset."""
@@ -149,7 +186,7 @@ class Desks:
         )
         self._report(ask, result)
 
-    def _check_intent(self) -> None:
+    def check_intent(self) -> None:
         """Make a damaged intent file sound again, and speak of what it says."""
         here = {desk.gpu.uuid for desk in self._desks.values()}
         if self._intent.damage is not None:

@@ -77,8 +77,16 @@ class GpuDesk:
     running: the request being carried out, if any.
     """
 
-    def __init__(self, gpu: GpuInfo, limits: Limits, may_be_locked: bool = False) -> None:
+    def __init__(
+        self,
+        gpu: GpuInfo,
+        limits: Limits,
+        may_be_locked: bool = False,
+        standing_mhz: int | None = None,
+    ) -> None:
+        """standing_mhz: the site's own lock, which is full clock here: what a reset leads to."""
         self.gpu = gpu
+        self.standing_mhz = standing_mhz
         self.may_be_locked = may_be_locked
         self.running: Ask | None = None
         self._pending: Ask | None = None
@@ -86,7 +94,9 @@ class GpuDesk:
         self._installed_mhz: int | None = None  # what our last write left; None: not known
         self._allow_mig = limits.allow_mig
         self._rate = RateLimit(limits.writes_per_s, limits.burst)
-        highest = max(gpu.supported_clocks_mhz, default=0)
+        clocks = gpu.supported_clocks_mhz
+        self._allowed = {mhz for mhz in clocks if standing_mhz is None or mhz <= standing_mhz}
+        highest = max(self._allowed, default=0)
         self._floor_mhz = limits.min_clock_fraction * highest
 
     def refusal(self, clock_mhz: int) -> ResultCode | None:
@@ -95,7 +105,7 @@ class GpuDesk:
             return None
         if self.gpu.mig_enabled and not self._allow_mig:
             return ResultCode.MIG
-        if clock_mhz not in self.gpu.supported_clocks_mhz:
+        if clock_mhz not in self._allowed:
             return ResultCode.UNSUPPORTED_CLOCK
         return ResultCode.BELOW_FLOOR if clock_mhz < self._floor_mhz else None
 
@@ -146,6 +156,17 @@ class GpuDesk:
     def owe_reset(self) -> None:
         """No lock on it is wanted: if it may be locked it is reset, until that has worked."""
         self._owes_reset = self.may_be_locked
+
+    def disown(self) -> None:
+        """Another tool has set this clock: nothing is owed, if what we wrote last is known."""
+        if self.running is None and self._pending is None and self._installed_mhz is not None:
+            self.may_be_locked = self._owes_reset = False
+            self._installed_mhz = None
+
+    def doubt(self) -> None:
+        """The driver may have forgotten what we wrote."""
+        self._installed_mhz = None
+        self.owe_reset()
 
     @property
     def reset_due(self) -> bool:

@@ -1,7 +1,8 @@
 """The intent file: which GPUs may be locked, on disk before the first lock of each.
 
 Whoever finds the file later, after a crash of this very process, knows what to reset. It may name
-more GPUs than are locked, never fewer. A file that cannot be understood means: all of them.
+more GPUs than are locked, never fewer. A file that cannot be understood means: all of them. One of
+an earlier boot means none: no lock outlives a reboot, and what stands now is somebody else's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from perseusd.errors import PerseusError
 
 _VERSION = 1
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class IntentError(PerseusError):
@@ -27,9 +29,11 @@ class IntentFile:
     damage: why the file as found could not be understood, or None.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, boot: str | None = None) -> None:
+        """boot: what tells this boot from others; None: locks do not end with a boot."""
         self.path = path
         self.damage: str | None = None
+        self._boot = boot
         self._mutex = threading.Lock()
         self._uuids = self._read()
 
@@ -63,7 +67,8 @@ class IntentFile:
             self.damage = None
 
     def _write(self, uuids: frozenset[str]) -> None:
-        text = json.dumps({"version": _VERSION, "may_be_locked": sorted(uuids)})
+        said = {"version": _VERSION, "may_be_locked": sorted(uuids), "boot": self._boot}
+        text = json.dumps(said)
         temporary = self.path.with_name(self.path.name + ".new")
         try:
             with temporary.open("w") as file:
@@ -89,9 +94,19 @@ class IntentFile:
             uuids = found["may_be_locked"]
             if found["version"] != _VERSION or not all(isinstance(uuid, str) for uuid in uuids):
                 raise ValueError(f"not an intent file of version {_VERSION}")
+            boot = found.get("boot")
         except FileNotFoundError:
             return frozenset()
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             self.damage = f"intent file {self.path} is damaged ({error}): any GPU may be locked"
             return frozenset()
-        return frozenset(uuids)
+        earlier = boot is not None and self._boot is not None and boot != self._boot
+        return frozenset() if earlier else frozenset(uuids)
+
+
+def boot_id() -> str | None:
+    """This boot's, the same in every container; None where the kernel does not tell."""
+    try:
+        return _BOOT_ID.read_text().strip() or None
+    except OSError:
+        return None

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from perseusd.clock.desks import Desks
 from perseusd.clock.guard import Limits
-from perseusd.clock.intent import IntentFile
+from perseusd.clock.holding import Holding
+from perseusd.clock.intent import IntentFile, boot_id
+from perseusd.clock.nodelock import DEFAULT, NodeLock
 from perseusd.clock.server import ClockServer, Timeouts
 from perseusd.errors import ConfigurationError, NotPermittedError, PerseusError, UsageError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import GpuPermissionError
+from perseusd.gpus.standing import ANY
 from perseusd.systemd import notify
 
 _EXIT_CODES: tuple[tuple[type[PerseusError], int], ...] = (
@@ -41,18 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    intent = IntentFile(_state_directory(options.state_dir) / "clock-intent.json")
+    simulated = options.simulated is not None
+    boot = None if simulated else boot_id()  # simulated GPUs keep their locks in a file
+    intent = IntentFile(_state_directory(options.state_dir) / "clock-intent.json", boot)
     if options.reset and intent.damage is None and not intent.uuids:
         return 0  # nothing was locked: leave the driver alone
-    node = open_gpus(options.simulated)
+    if not simulated and not options.reset:
+        NodeLock(options.node_lock)  # held until this process ends
     limits = Limits(options.min_clock_fraction, options.allow_mig)
-    desks = Desks(node.gpus, intent, limits, _log)
-    server = ClockServer(desks, Timeouts(heartbeat_s=options.heartbeat_timeout), _log)
+    desks = Desks((), intent, limits, _log, dict(options.standing_lock))
+    holding = Holding(lambda: open_gpus(options.simulated), desks, _log)
+    timeouts = Timeouts(heartbeat_s=options.heartbeat_timeout)
+    server = ClockServer(desks, timeouts, _log, holding)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stopper(server))
     restored = _serve(server, options)
-    if not desks.busy:  # else a hanging driver call would hang this too
-        node.close()
+    holding.close()
     return 0 if restored else 1
 
 
@@ -103,12 +110,36 @@ def _parser() -> argparse.ArgumentParser:
         help="lock GPUs that MIG divides, too: all their parts get that clock",
     )
     parser.add_argument(
+        "--standing-lock",
+        type=_standing_lock,
+        action="append",
+        default=[],
+        metavar="[UUID=|MODEL=]MHZ",
+        help="the site's own lock of all GPUs, one GPU or a model, which is put back instead of "
+        "none; may be given more than once",
+    )
+    parser.add_argument(
+        "--node-lock",
+        type=Path,
+        default=DEFAULT,
+        metavar="FILE",
+        help="held, so that no other perseusd-clock writes this node's clocks; not with "
+        "--simulated (default: %(default)s)",
+    )
+    parser.add_argument(
         "--heartbeat-timeout",
         type=_seconds,
         default=Timeouts.heartbeat_s,
         help="put clocks back when the daemon is silent for so many seconds (default: %(default)s)",
     )
     return parser
+
+
+def _standing_lock(text: str) -> tuple[str, int]:
+    which, _, clock_mhz = text.rpartition("=")
+    if not clock_mhz.isdigit() or not 0 < int(clock_mhz) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is not MHz, nor UUID=MHZ or MODEL=MHZ")
+    return which or ANY, int(clock_mhz)
 
 
 def _fraction(text: str) -> float:

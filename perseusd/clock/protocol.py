@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 from perseusd.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_PACKET = 256
 UNASKED = 0  # the request id of a reset that the clock process decided on itself
 UNLOCKED = 0  # as a clock: no lock
@@ -72,6 +72,12 @@ class Reset(NamedTuple):
     gpu_index: int
 
 
+class Disown(NamedTuple):
+    """Another tool has set this GPU's clock: what stands is not ours, and is not put back."""
+
+    gpu_index: int
+
+
 class Heartbeat(NamedTuple):
     """The daemon's loop is alive. Without it no lock stays for long."""
 
@@ -88,10 +94,14 @@ class Hello(NamedTuple):
 
 
 class GpuName(NamedTuple):
-    """Which GPU an index means here."""
+    """Which GPU an index means here. It may come later than the others.
+
+    standing_mhz: the site's own lock, which is full clock on this GPU; UNLOCKED: none.
+    """
 
     gpu_index: int
     uuid: str
+    standing_mhz: int
 
 
 class WriteResult(NamedTuple):
@@ -117,19 +127,27 @@ class HeartbeatLost(NamedTuple):
     """No heartbeat came in time: every clock is put back, and locks wait for the next one."""
 
 
-Request: TypeAlias = Lock | Reset | Heartbeat | Close
-Reply: TypeAlias = Hello | GpuName | WriteResult | HeartbeatLost
+class Busy(NamedTuple):
+    """Another daemon, of this process id, is served: this one is not."""
+
+    pid: int
+
+
+Request: TypeAlias = Lock | Reset | Disown | Heartbeat | Close
+Reply: TypeAlias = Hello | GpuName | WriteResult | HeartbeatLost | Busy
 
 _MAX_UUID = 96
 _LAYOUTS: dict[Callable[..., Request | Reply], tuple[int, struct.Struct]] = {
     Lock: (1, struct.Struct("!BIHH")),
     Reset: (2, struct.Struct("!BIH")),
+    Disown: (3, struct.Struct("!BH")),
     Heartbeat: (4, struct.Struct("!B")),
     Close: (5, struct.Struct("!B")),
     Hello: (65, struct.Struct("!BHH")),
-    GpuName: (66, struct.Struct(f"!BH{_MAX_UUID}s")),
+    GpuName: (66, struct.Struct(f"!BH{_MAX_UUID}sH")),
     WriteResult: (67, struct.Struct("!BIHHBqqH")),
     HeartbeatLost: (68, struct.Struct("!B")),
+    Busy: (69, struct.Struct("!Bi")),
 }
 _BY_NUMBER = {number: (make, layout) for make, (number, layout) in _LAYOUTS.items()}
 
@@ -140,7 +158,7 @@ def encode(message: Request | Reply) -> bytes:
     fields: tuple[object, ...] = message
     try:
         if isinstance(message, GpuName):
-            fields = (message.gpu_index, _encoded_uuid(message.uuid))
+            fields = (message.gpu_index, _encoded_uuid(message.uuid), message.standing_mhz)
         return layout.pack(number, *fields)
     except (struct.error, UnicodeError) as error:
         raise ProtocolError(f"{message} does not fit the clock protocol: {error}") from error
@@ -149,7 +167,7 @@ def encode(message: Request | Reply) -> bytes:
 def decode_request(packet: bytes) -> Request:
     """What the daemon said; ProtocolError for anything that is not exactly a request."""
     message = _decode(packet)
-    if not isinstance(message, Lock | Reset | Heartbeat | Close):
+    if not isinstance(message, Lock | Reset | Disown | Heartbeat | Close):
         raise ProtocolError(f"clock protocol: {message} is a reply, not a request")
     return message
 
@@ -157,7 +175,7 @@ def decode_request(packet: bytes) -> Request:
 def decode_reply(packet: bytes) -> Reply:
     """What the clock process said; ProtocolError for anything that is not exactly a reply."""
     message = _decode(packet)
-    if not isinstance(message, Hello | GpuName | WriteResult | HeartbeatLost):
+    if not isinstance(message, Hello | GpuName | WriteResult | HeartbeatLost | Busy):
         raise ProtocolError(f"clock protocol: {message} is a request, not a reply")
     return message
 

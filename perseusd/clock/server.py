@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from perseusd.clock.connection import Connection, HungUpError, peer_credentials
 from perseusd.clock.desks import Desks
 from perseusd.clock.guard import Answer, Ask
+from perseusd.clock.holding import Holding
 from perseusd.clock.protocol import (
     PROTOCOL_VERSION,
     UNASKED,
     UNLOCKED,
+    Busy,
     Close,
-    GpuName,
+    Disown,
     Heartbeat,
     HeartbeatLost,
     Hello,
@@ -32,6 +34,7 @@ from perseusd.clock.protocol import (
     ResultCode,
     WriteResult,
 )
+from perseusd.clock.suspension import Suspension
 from perseusd.systemd import Pulse
 
 _NS = 1_000_000_000
@@ -51,7 +54,14 @@ class Timeouts:
 class ClockServer:
     """One run of the clock process, over one inherited connection or a listening socket."""
 
-    def __init__(self, desks: Desks, timeouts: Timeouts, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        desks: Desks,
+        timeouts: Timeouts,
+        log: Callable[[str], None],
+        holding: Holding | None = None,
+    ) -> None:
+        """holding: who fills and empties the desks; None: they stay as they are."""
         self._desks = desks
         self._log = log
         self._heartbeat_ns = round(timeouts.heartbeat_s * _NS)
@@ -65,7 +75,10 @@ class ClockServer:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
+        self._holding = holding
+        self._suspension = Suspension()
         desks.attach(self._report, self._wake)
+        desks.check_intent()
 
     def serve(self, inherited: socket.socket) -> bool:
         """Serve this connection until it ends; True if every clock is back then."""
@@ -120,6 +133,9 @@ class ClockServer:
         self._pulse.beat()
         ready = self._wait(self._sockets(), self._sleep_ns())
         self._desks.take_outcomes()
+        self._check_suspension()
+        if self._holding is not None:
+            self._look_after(self._holding)
         if self._connection is not None:
             self._hear(self._connection, ready)
         if self._listener is not None and self._listener.fileno() in ready:
@@ -172,17 +188,40 @@ class ClockServer:
         if uid in self._allowed_uids and self._connection is None:
             self._welcome(accepted)
             return
-        reason = "another daemon is connected" if uid in self._allowed_uids else "not its user"
+        reason = "not its user"
+        if uid in self._allowed_uids and self._connection is not None:
+            reason = f"process {self._connection.pid}, another daemon, is connected"
+            Connection(accepted, 0, 0).dismiss(Busy(self._connection.pid))
         self._log(f"process {pid} of user {uid} refused: {reason}")
         accepted.close()
 
     def _welcome(self, accepted: socket.socket) -> None:
         self._connections += 1
         self._connection = Connection(accepted, self._connections, time.monotonic_ns())
-        uuids = self._desks.uuids()
-        self._send(Hello(PROTOCOL_VERSION, len(uuids)))
-        for index, uuid in uuids.items():
-            self._send(GpuName(index, uuid))
+        if self._holding is not None and not self._holding.held:
+            self._holding.open(self._wake)  # and says hello once it is open
+        else:
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        names = list(self._desks.names())
+        self._send(Hello(PROTOCOL_VERSION, len(names)))
+        for name in names:
+            self._send(name)
+
+    def _look_after(self, holding: Holding) -> None:
+        """The driver may have been opened, and a GPU may have come that was not there."""
+        held, error = holding.held, holding.opened()
+        if error is not None:
+            self._log(str(error))
+            self._hang_up()
+        elif holding.held and not held and self._connection is not None:
+            self._say_hello()
+        elif arrived := {gpu.info.uuid for gpu in holding.arrivals()}:
+            self._log(f"now here: {', '.join(sorted(arrived))}")
+            for name in self._desks.names():
+                if name.uuid in arrived:
+                    self._send(name)
 
     def _hear(self, connection: Connection, ready: set[int]) -> None:
         ended: HungUpError | None = None
@@ -204,6 +243,8 @@ class ClockServer:
             case Close():
                 connection.closing = True
                 self._desks.release()
+            case Disown(gpu_index):
+                self._desks.disown(gpu_index)
             case Lock(request_id, gpu_index, clock_mhz):
                 self._take_lock(gpu_index, Ask(connection.number, request_id, clock_mhz))
             case Reset(request_id, gpu_index):
@@ -223,6 +264,12 @@ class ClockServer:
             return False
         return time.monotonic_ns() - connection.heartbeat_ns <= self._heartbeat_ns
 
+    def _check_suspension(self) -> None:
+        if slept_s := self._suspension.slept_s():
+            self._log(f"this machine has slept for {slept_s:.1f} s: putting every clock back")
+            self._desks.doubt()
+            self._desks.release()
+
     def _check_heartbeat(self) -> None:
         connection = self._connection
         if connection is None or connection.closing or connection.heartbeat_lost:
@@ -239,6 +286,8 @@ class ClockServer:
             return
         self._desks.settle_intent()
         self._hang_up()
+        if self._holding is not None:
+            self._holding.let_go()  # so that a GPU can be reset
 
     def _end_lease(self, reason: str) -> None:
         if not self._desks.all_back:

@@ -34,12 +34,19 @@ class Outcome(NamedTuple):
 class GpuWriter:
     """Carries out one GPU's writes, one after another, on a thread of its own."""
 
-    def __init__(self, gpu: Gpu, intent: IntentFile, done: Callable[[Outcome], None]) -> None:
-        """done: called on the thread after each write."""
+    def __init__(
+        self,
+        gpu: Gpu,
+        intent: IntentFile,
+        done: Callable[[Outcome], None],
+        standing_mhz: int | None = None,
+    ) -> None:
+        """done: called on the thread after each write. standing_mhz: what a reset leads to."""
         self._gpu = gpu
+        self._standing_mhz = standing_mhz
         self._intent = intent
         self._done = done
-        self._clocks: SimpleQueue[int] = SimpleQueue()
+        self._clocks: SimpleQueue[int | None] = SimpleQueue()
         name = f"gpu-{gpu.info.index}"
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -47,9 +54,13 @@ class GpuWriter:
         """Start a lock, or a reset for UNLOCKED."""
         self._clocks.put(clock_mhz)
 
+    def end(self) -> None:
+        """No more writes; the thread ends after those that were started."""
+        self._clocks.put(None)
+
     def _run(self) -> None:
-        while True:
-            self._done(self._write(self._clocks.get()))
+        while (clock_mhz := self._clocks.get()) is not None:
+            self._done(self._write(clock_mhz))
 
     def _write(self, clock_mhz: int) -> Outcome:
         start_ns = time.monotonic_ns()
@@ -57,7 +68,7 @@ class GpuWriter:
         try:
             if clock_mhz == UNLOCKED:
                 start_ns = time.monotonic_ns()
-                self._gpu.reset_clock()
+                self._put_back()
             else:
                 self._intent.add(self._gpu.info.uuid)
                 start_ns = time.monotonic_ns()
@@ -66,6 +77,12 @@ class GpuWriter:
             code, error = _code_of(failure), f"{failure}" or repr(failure)
         end_ns = time.monotonic_ns()
         return Outcome(self._gpu.info.index, code, start_ns, end_ns, self._observe(), error)
+
+    def _put_back(self) -> None:
+        if self._standing_mhz is None:
+            self._gpu.reset_clock()
+        else:
+            self._gpu.lock_clock(self._standing_mhz)
 
     def _observe(self) -> int:
         try:

@@ -145,6 +145,19 @@ class Controller:
             self.jobs[holder].release(why)
         return self._drain()
 
+    def gpu_here(
+        self, uuid: str, model: str, supported_mhz: tuple[int, ...], index: int
+    ) -> list[Action]:
+        """A GPU that has come, or whose clocks have become others; jobs that run keep theirs."""
+        self.gpus = {**self.gpus, uuid: GpuFacts(uuid, model, supported_mhz, index)}
+        return []
+
+    def relearn_all(self, why: str) -> list[Action]:
+        """Full clocks for everyone, and nothing that was learned is taken for true any more."""
+        for job in self.jobs.values():
+            job.relearn(why)
+        return self._drain()
+
     def withhold(self, name: str, why: str | None) -> list[Action]:
         """Keep the clocks of a GPU (its UUID) or a job (its id) full until told otherwise (None).
 

@@ -16,10 +16,14 @@ from perseusd.ctl import (
     config,
     doctor,
     memory,
+    pause,
     plan,
     record,
+    release,
+    resume,
     status,
     straggler,
+    verify,
 )
 from perseusd.ctl.arguments import RUNTIME_DIR_HELP, add_runtime_dir
 from perseusd.ctl.output import print_json
@@ -33,6 +37,10 @@ _COMMANDS = {
     "analyze": (analyze, "who was slow in a recorded run, since when, and where its time went"),
     "record": (record, "what the daemon is told, in a file: for analyze, or to send with a report"),
     "straggler": (straggler, "list who is slow; announce a slow replica of a job, or its end"),
+    "pause": (pause, "every clock full and the driver let go of, so that a GPU can be reset"),
+    "resume": (resume, "end a pause, or let a released job or GPU be slowed again"),
+    "release": (release, "put one job or GPU to full clock, and leave it there until resumed"),
+    "verify": (verify, "is every GPU's clock what perseusd has written? Exits with 1 if not"),
     "memory": (memory, "the learned curves that are kept on disk: list them, forget them"),
     "config": (config, "check the configuration, or show what is in force"),
     "completion": (completion, "a script for bash, zsh or fish to complete these words with"),

@@ -8,20 +8,18 @@ started again and restores from its intent on disk.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from perseusd.clock.client import ClockClient
 from perseusd.clock.protocol import ResultCode, WriteResult
 from perseusd.config import Config
+from perseusd.core.foreign import Intent
+from perseusd.daemon.clock_child import refusal, spawn
 from perseusd.daemon.counters import Writes
+from perseusd.daemon.obedience import SETTLE_NS
 from perseusd.errors import DaemonUnreachableError, ProtocolError
 
 log = logging.getLogger(__name__)
@@ -38,6 +36,12 @@ NO_INDEX = 0xFFFE
 
 STUCK_S = 2.0
 """A clock write without a result for so long is taken for one that hangs."""
+
+RESTORED_NS = 5_000_000_000
+"""After perseusd-clock has said hello: what an earlier one left has been put back by then."""
+
+HELLO_S = 8.0
+"""How long the daemon's start waits for perseusd-clock, which opens the driver first."""
 
 STOP_TIMEOUT_S = 3.0
 
@@ -63,12 +67,14 @@ class Actuator:
     """Talks to the clock process; in observe-only mode there is none and nothing is asked."""
 
     config: Config
-    uuids: Sequence[str]
+    uuids: list[str]
     counted: Writes = field(default_factory=Writes)
     requested: dict[str, int | None] = field(default_factory=dict)
     latencies_s: dict[str, float] = field(default_factory=dict)
     _latest: dict[str, int] = field(default_factory=dict)
     _asked: dict[int, tuple[str, int | None, int]] = field(default_factory=dict)
+    _unanswered: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """As in `_asked`, also where the answer is of no use any more: the call may hang."""
     _client: ClockClient | None = None
     _process: subprocess.Popen[bytes] | None = None
     _unreset: dict[str, float] = field(default_factory=dict)
@@ -76,34 +82,118 @@ class Actuator:
     _retry_s: float = 0.0
     _retry_after_s: float = FIRST_RETRY_S
     _lost: int = 0
+    hands_off: set[str] = field(default_factory=set)
+    """GPUs whose clock another tool has set: nothing is written there."""
+    _stands: dict[str, int] = field(default_factory=dict)
+    """Since when what was asked for last stands, in ns; GPUs of which that is not known lack."""
+    _greeted: bool = False
+    _let_go: bool = False
+    _early: list[Written | Failed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.requested = dict.fromkeys(self.uuids)
+        if self.config.observe:
+            self._stands = dict.fromkeys(self.uuids, 0)
 
     @property
     def alive(self) -> bool:
-        return self._client is not None and self._client.alive
+        """There is a clock process, and it has said which GPUs it has."""
+        return self._client is not None and self._client.alive and self._client.greeted
+
+    @property
+    def standing_mhz(self) -> dict[str, int]:
+        """By UUID, the site's own locks as the clock process knows them."""
+        return {} if self._client is None else self._client.standing_mhz
 
     def start(self) -> None:
-        """Start or reach the clock process. Raises DaemonUnreachableError."""
+        """Start or reach the clock process, and hear which GPUs it has.
+
+        Raises DaemonUnreachableError; ConfigurationError or NotPermittedError where it does not
+        serve this daemon, such as beside another one.
+        """
         if self.config.observe:
             return
+        self._connect()
+        deadline_s = time.monotonic() + HELLO_S
+        while (client := self._client) is not None and time.monotonic() < deadline_s:
+            client.heartbeat()
+            self._early += self.results()
+            if self.alive:
+                return
+            if (refused := refusal(client, self._process, self.config)) is not None:
+                raise refused
+            time.sleep(0.005)
+
+    def add(self, uuid: str) -> None:
+        """A GPU that was not there before."""
+        self.uuids.append(uuid)
+        self.requested[uuid] = None
+        if self.config.observe:
+            self._stands[uuid] = 0
+
+    def _connect(self) -> None:
         if self.config.clock_socket is not None:
             self._client = ClockClient.connect(self.config.clock_socket)
         else:
-            self._client = ClockClient(self._spawn())
-        self._lost = 0
+            connection, self._process = spawn(self.config)
+            self._client = ClockClient(connection)
+        self._lost, self._greeted = 0, False
         self._client.heartbeat()
 
     def fileno(self) -> int | None:
-        return self._client.fileno() if self.alive and self._client is not None else None
+        client = self._client
+        return client.fileno() if client is not None and client.alive else None
 
     def set_clock(self, uuid: str, clock_mhz: int | None) -> bool:
         """Ask for a lock, or with None for full clock; False where there was nothing to ask."""
-        if self._client is None or self.requested[uuid] == clock_mhz:
+        if self._client is None or not self.alive or uuid in self.hands_off:
+            return False
+        if self.requested[uuid] == clock_mhz:
             return False
         self._ask(self._client, uuid, clock_mhz)
         return True
+
+    def respect(self, uuid: str) -> None:
+        """Another tool has set this GPU's clock: write nothing there, and put nothing back."""
+        self.hands_off.add(uuid)
+        self.requested[uuid] = None
+        self._stands.pop(uuid, None)
+        self._unreset.pop(uuid, None)
+        if self._client is not None and (index := _index(self._client, uuid)) is not None:
+            self._client.disown(index)
+
+    def reclaim(self, uuid: str, *, reset: bool) -> None:
+        """The clock is ours again; reset: put it to full now, whatever stands there."""
+        self.hands_off.discard(uuid)
+        if reset and self._client is not None and self.alive:
+            self._ask(self._client, uuid, None)
+        elif self.config.observe or self.alive:
+            self._stands[uuid] = time.monotonic_ns()
+
+    def intent(self, uuid: str) -> Intent | None:
+        """What we have written and since when it stands; None where that is not known now."""
+        since_ns = self._stands.get(uuid)
+        known = (self.alive or self.config.observe) and uuid not in self._unreset
+        return Intent(self.requested[uuid], since_ns) if known and since_ns is not None else None
+
+    def unreset(self) -> frozenset[str]:
+        """GPUs whose clock could not be put back."""
+        return frozenset(self._unreset)
+
+    @property
+    def gone(self) -> bool:
+        """Whether, after `let_go`, the clock process holds the driver no more."""
+        return self._client is None and (self._process is None or self._process.poll() is not None)
+
+    def let_go(self) -> None:
+        """Have every clock put back and the driver let go of; `take_up` ends it."""
+        self._let_go = True
+        if self._client is not None:
+            self._client.request_close()
+
+    def take_up(self) -> None:
+        self._let_go = False
+        self._retry_s, self._retry_after_s = 0.0, FIRST_RETRY_S
 
     def stuck(self, now_s: float) -> dict[str, str]:
         """GPUs of which a clock write does not end, each with words for it."""
@@ -112,7 +202,7 @@ class Actuator:
         since_ns = now_s * 1e9 - STUCK_S * 1e9
         return {
             uuid: f"GPU {uuid} is stuck: a driver call that sets its clock does not return"
-            for uuid, _, asked_ns in self._asked.values()
+            for uuid, asked_ns in self._unanswered.values()
             if asked_ns < since_ns
         }
 
@@ -125,27 +215,33 @@ class Actuator:
         if self.config.observe:
             return []
         client = self._client
+        found, self._early = self._early, []
         if client is None:
-            if time.monotonic() >= self._retry_s:
+            if time.monotonic() >= self._retry_s and not self._let_go:
                 self._retry()
-            return []
-        found: list[Written | Failed] = []
+            return found
         try:
             found += [r for result in client.results() for r in self._result(result)]
         except ProtocolError as error:
             client.close()
             found.append(Failed(None, str(error)))
+        if client.greeted and not self._greeted:
+            self._greeted = True
+            since_ns = time.monotonic_ns() + RESTORED_NS
+            self._stands = dict.fromkeys(set(self.uuids) - self.hands_off, since_ns)
         if client.heartbeats_lost > self._lost:
             self.counted.heartbeats_lost += client.heartbeats_lost - self._lost
             self._lost = client.heartbeats_lost
             found += self._all_put_back()
-            for uuid in self.uuids:  # a lock asked for since then must not outlive the news
+            for uuid in set(self.uuids) - self.hands_off:
+                # a lock asked for since then must not outlive the news
                 self._ask(client, uuid, None)
             found.append(Failed(None, "perseusd-clock missed this daemon's heartbeat"))
         if not client.alive:
             self._drop()
             found += self._all_put_back()
-            found.append(Failed(None, "perseusd-clock went away"))
+            if not self._let_go:
+                found.append(Failed(None, "perseusd-clock went away"))
         self._retry_resets(client)
         return found
 
@@ -167,16 +263,18 @@ class Actuator:
             self._process = None
 
     def _ask(self, client: ClockClient, uuid: str, clock_mhz: int | None) -> None:
-        """The clock process says which index is which GPU; until it has, ours are the driver's."""
-        indices = {u: i for i, u in client.gpus.items()} or {u: i for i, u in enumerate(self.uuids)}
-        index = indices.get(uuid, NO_INDEX)
+        found = _index(client, uuid)
+        index = NO_INDEX if found is None else found
         now_ns = time.monotonic_ns()
         number = client.reset(index) if clock_mhz is None else client.lock(index, clock_mhz)
         self.requested[uuid] = clock_mhz
         self._latest[uuid] = number
         self._asked[number] = (uuid, clock_mhz, now_ns)
+        self._unanswered[number] = (uuid, now_ns)
+        self._stands.pop(uuid, None)
 
     def _result(self, result: WriteResult) -> list[Written | Failed]:
+        self._unanswered.pop(result.request_id, None)
         asked = self._asked.pop(result.request_id, None)
         if asked is None:
             return []
@@ -186,6 +284,8 @@ class Actuator:
         if result.code is ResultCode.OK:
             if clock_mhz is None:
                 self._unreset.pop(uuid, None)
+            if self._latest.get(uuid) == result.request_id and uuid not in self.hands_off:
+                self._stands[uuid] = result.end_ns + SETTLE_NS
             if result.end_ns == result.start_ns:
                 return []  # nothing had to be written
             self.latencies_s[uuid] = (result.end_ns - result.start_ns) * 1e-9
@@ -196,6 +296,8 @@ class Actuator:
         self.counted.failed[uuid] += 1
         if self._latest.get(uuid) == result.request_id:
             self.requested[uuid] = None  # a lock that fails is followed by a reset over there
+        if uuid in self.hands_off:
+            return []
         if result.code is ResultCode.NOT_SENT:
             self._unreset[uuid] = 0.0  # but this one was never heard of: an older lock may stand
         elif clock_mhz is None:
@@ -210,29 +312,9 @@ class Actuator:
                 self._unreset[uuid] = now + RESET_RETRY_S
                 self._ask(client, uuid, None)
 
-    def _spawn(self) -> socket.socket:
-        """Our own clock process, in a session of its own so that Ctrl-C leaves it to us."""
-        self.config.clock_state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno())]
-        command += ["--state-dir", str(self.config.clock_state_dir)]
-        command += ["--min-clock-fraction", str(self.config.min_clock_fraction)]
-        command += ["--allow-mig"] if self.config.allow_mig else []
-        if self.config.simulate is not None:
-            command += ["--simulated", str(self.config.simulated_file)]
-        with theirs:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                cwd=Path("/"),
-                env=_environment(),
-                start_new_session=True,
-            )
-        return ours
-
     def _drop(self) -> None:
-        self.counted.process_lost += 1
+        self.counted.process_lost += not self._let_go
+        self._unanswered.clear()
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -245,6 +327,7 @@ class Actuator:
         lowered = [uuid for uuid, clock in self.requested.items() if clock is not None]
         self.requested = dict.fromkeys(self.uuids)
         self._asked.clear()
+        self._stands.clear()
         now_ns = time.monotonic_ns()
         return [Written(uuid, None, now_ns, now_ns) for uuid in lowered]
 
@@ -254,12 +337,11 @@ class Actuator:
         if self._process is not None and self._process.poll() is None:
             return  # still putting clocks back; it ends by itself
         try:
-            self.start()
+            self._connect()
         except (DaemonUnreachableError, OSError) as error:
             log.error("cannot reach perseusd-clock: %s", error)
 
 
-def _environment() -> dict[str, str]:
-    """Our own, with the module path that started us: the child changes directory."""
-    paths = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
-    return os.environ | {"PYTHONPATH": paths} if "PYTHONPATH" in os.environ else dict(os.environ)
+def _index(client: ClockClient, uuid: str) -> int | None:
+    """The clock process says which index is which GPU."""
+    return next((index for index, known in client.gpus.items() if known == uuid), None)

@@ -114,11 +114,18 @@ class Ownership:
         real = [gpu for gpu in gpus if not gpu.info.emulated]
         self._readers = {gpu.info.uuid: _Reader(gpu, look_up) for gpu in real}
         self._divided = {gpu.info.uuid for gpu in gpus if gpu.info.mig_enabled}
+        self._look_up = look_up
         self._from_host = seen_from_host()
 
     def start(self) -> None:
         for reader in self._readers.values():
             reader.start()
+
+    def add(self, gpu: Gpu) -> None:
+        """One that was not there before, or is there again after the driver was let go of."""
+        if not gpu.info.emulated:
+            self._readers[gpu.info.uuid] = _Reader(gpu, self._look_up)
+            self._readers[gpu.info.uuid].start()
 
     def stop(self) -> None:
         for reader in self._readers.values():
@@ -131,6 +138,11 @@ class Ownership:
             reader = self._readers.get(holder.uuid)
             if reader is not None and self.check != OFF:
                 reader.want(reader.wanted | {holder.caller.pid})
+
+    @property
+    def reading(self) -> bool:
+        """Whether a thread may be inside the driver now."""
+        return any(reader.is_alive() for reader in self._readers.values())
 
     def look(self, holders: Iterable[Holder], now_s: float) -> Found:
         """What is known of these, and of the leases that they hold; to be called often."""

@@ -11,7 +11,7 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -140,7 +140,7 @@ class Sampler:
     readings: (uuid, time_ns, joules), one every `interval_s`; states: one every STATE_INTERVAL_S.
     """
 
-    gpus: Sequence[Gpu]
+    gpus: list[Gpu]
     interval_s: float
     views: dict[str, GpuView] = field(default_factory=dict)
     readings: collections.deque[tuple[str, int, float]] = field(
@@ -160,6 +160,15 @@ class Sampler:
         self._readers.clear()
         self._begin(self.gpus)
 
+    def add(self, gpu: Gpu) -> None:
+        """One that was not there before, or that is there again after the driver was let go of."""
+        uuid = gpu.info.uuid
+        self.gpus = [known for known in self.gpus if known.info.uuid != uuid] + [gpu]
+        self.gpus.sort(key=lambda known: known.info.index)
+        self.views[uuid] = GpuView(uuid)
+        if self.reading:
+            self._begin([gpu])
+
     def look_after(self) -> None:
         """Part a GPU that is slow from the others, or join it to them again; to be called often."""
         now_s = time.monotonic()
@@ -173,13 +182,18 @@ class Sampler:
                 self._begin(others)
         self._join_calm()
 
-    def stop(self) -> bool:
-        """Read no more; whether no thread is inside the driver now."""
+    @property
+    def reading(self) -> bool:
+        """Whether a thread may be inside the driver now."""
+        return any(reader.is_alive() for reader in self._readers)
+
+    def stop(self, patience_s: float = 1.0) -> bool:
+        """Read no more; whether no thread is inside the driver any more, after some patience."""
         self.stopping.set()
-        deadline_s = time.monotonic() + 1.0
+        deadline_s = time.monotonic() + patience_s
         for reader in self._readers:
             reader.join(max(0.0, deadline_s - time.monotonic()))  # a hung call keeps it: a daemon
-        return not any(reader.is_alive() for reader in self._readers)
+        return not self.reading
 
     def read(self, gpu: Gpu, whole: bool) -> None:
         """One reading, on the caller's thread; what the driver says instead goes to the view."""

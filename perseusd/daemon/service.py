@@ -19,6 +19,7 @@ import zmq
 from perseus_hooks.events import Goodbye, Hello
 
 from perseusd import __version__
+from perseusd.clock.suspension import Suspension
 from perseusd.config import Config, Sources
 from perseusd.config_sources import Origin
 from perseusd.core.actions import (
@@ -41,11 +42,13 @@ from perseusd.daemon.control import Control
 from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
 from perseusd.daemon.doors import raise_descriptor_limit
+from perseusd.daemon.grip import Grip, Hold
 from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, not_among
 from perseusd.daemon.journal import of_notice
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
+from perseusd.daemon.orders import Orders
 from perseusd.daemon.ownership import OFF, Holder, Ownership
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.questions import Questions
@@ -57,7 +60,8 @@ from perseusd.daemon.status import StatusView
 from perseusd.daemon.straggler_log import StragglerLog
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
-from perseusd.gpus.base import GpuInfo, GpuNode
+from perseusd.gpus.base import Gpu, GpuInfo, GpuNode
+from perseusd.gpus.standing import standing_mhz
 from perseusd.logs import MessageId, fields
 from perseusd.systemd import notify
 from perseusd.traces.replay import RecordedController
@@ -90,19 +94,26 @@ class Service:
         self.config = config
         self.reloader = reloader
         self.stopping = False
-        self.node = _open_node(config)
-        gpus = {gpu.info.uuid: gpu for gpu in self.node.gpus}
-        facts = {
-            uuid: GpuFacts(uuid, gpu.info.name, _clocks(gpu.info, config), gpu.info.index)
-            for uuid, gpu in gpus.items()
+        self.grip = Grip(
+            lambda: _open_node(config),
+            lambda: (self.sampler, self.ownership),
+            lambda: self.actuator,
+            self._gpu_here,
+        )
+        gpus = list(self.grip.node.gpus)
+        self._standing_mhz = {
+            gpu.info.uuid: mhz
+            for gpu in gpus
+            if (mhz := standing_mhz(gpu.info, config.standing_lock_mhz or {})) is not None
         }
+        facts = {gpu.info.uuid: self._facts(gpu.info) for gpu in gpus}
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.controller = RecordedController(_settings(config), facts)
         self.controller.urgent = self._act
-        self.sampler = Sampler(self.node.gpus, config.sampler_interval_s)
-        self.ownership = Ownership(self.node.gpus, _gpu_check(config))
+        self.sampler = Sampler(gpus, config.sampler_interval_s)
+        self.ownership = Ownership(gpus, _gpu_check(config))
         self.counters = Counters(reloads=reloader.reloads)
-        self.actuator = Actuator(config, list(gpus), self.counters.writes)
+        self.actuator = Actuator(config, list(facts), self.counters.writes)
         self.planner = Planner()
         self.keeper = CurveKeeper(CurveFiles(config.curves_dir) if config.remember else None)
         self.access = Access.of(config)
@@ -113,7 +124,7 @@ class Service:
             refusals=self.counters.refused,
         )
         self.obedience = Obedience()
-        self.custody = Custody(self.controller, self.sampler, self.actuator)
+        self.custody = Custody(self.controller, self.sampler, self.actuator, Suspension().slept_s)
         self.status = StatusView(
             self.controller,
             self.sampler,
@@ -124,9 +135,11 @@ class Service:
             self.counters,
             self.custody,
             reloader.outlook,
+            self.grip,
         )
-        remembered = self.keeper.commands()
-        self.control = Control(self.controller, self._act, self.access, remembered)
+        orders = Orders(self.controller, self.custody, self.grip, self._act)
+        more = {**self.keeper.commands(), **orders.commands()}
+        self.control = Control(self.controller, self._act, self.access, more)
         self.questions = Questions(
             self.context,
             {
@@ -138,7 +151,7 @@ class Service:
             self.context,
             config.record_socket,
             self.controller,
-            emulated=any(gpu.info.emulated for gpu in self.node.gpus),
+            emulated=any(gpu.info.emulated for gpu in gpus),
             clocks=lambda: self.actuator.requested,
             access=self.access,
         )
@@ -152,24 +165,27 @@ class Service:
         self.straggler_log = StragglerLog()
         self._in_terminal = has_terminal()
         self._heartbeat_s = 0.0
+        self._failures: dict[str, str] = {}
+        """By GPU, the failed write that was logged last, until one works."""
         self._watched: set[int] = set()
 
     def start(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
-        self.actuator.start()
         self.planner.start()
         self.sampler.start()
         self.ownership.start()
         self.keeper.start()
+        self.actuator.start()
+        self._learn_standing()
         notify("READY=1")
         kind = "emulated " if self.config.simulate is not None else ""
         mode = ", observe-only" if self.config.observe else ""
         log.info(
             "perseusd %s ready: %d %sGPUs, sockets in %s%s",
             __version__,
-            len(self.node.gpus),
+            len(self.sampler.gpus),
             kind,
             self.config.runtime_dir,
             mode,
@@ -193,7 +209,7 @@ class Service:
             self.intake.close,
             self.questions.close,
             self.recorder.close,
-            self.node.close,
+            self.grip.close,
             lambda: self.context.destroy(linger=0),
         ):
             _surely(step)
@@ -224,6 +240,8 @@ class Service:
         if beat:
             self._heartbeat_s = now_s + self.config.heartbeat_s
             self.actuator.heartbeat()
+            self.grip.look(now_s)
+            self.custody.paused = self.grip.hold is not Hold.HELD
             self._act(self.custody.look(now_s, self._look_at_users(now_s)))
             notify("WATCHDOG=1")
         if beat or not self._watched.isdisjoint(ready):
@@ -241,6 +259,7 @@ class Service:
         while self.sampler.states:
             state = self.sampler.states.popleft()
             self.controller.gpu_state(state.uuid, state.reasons)
+            self.custody.read(state)
             self.obedience.read(state, self.actuator.requested[state.uuid])
         while self.keeper.recalled:
             self._act(self.controller.recalled(*self.keeper.recalled.popleft()))
@@ -303,6 +322,42 @@ class Service:
                 actions = self.controller.release_all("perseusd met an error of its own")
             self._act(actions)
         self.controller.writable = self.config.observe or self.actuator.alive
+        self._learn_standing()
+
+    def _gpu_here(self, gpu: Gpu) -> None:
+        """A GPU has come, or come back."""
+        info = gpu.info
+        self.sampler.add(gpu)
+        self.ownership.add(gpu)
+        if info.uuid not in self.actuator.requested:
+            self.actuator.add(info.uuid)
+            log.info("GPU %s (%s) is here now", info.uuid, info.name)
+        self._tell_facts(info)
+
+    def _learn_standing(self) -> None:
+        """What perseusd-clock puts back is full clock, whatever this daemon was told."""
+        told = self.actuator.standing_mhz if self.actuator.alive else self._standing_mhz
+        if told != self._standing_mhz:
+            self._standing_mhz = dict(told)
+            for gpu in self.sampler.gpus:
+                self._tell_facts(gpu.info)
+
+    def _tell_facts(self, info: GpuInfo) -> None:
+        facts = self._facts(info)
+        if self.controller.gpus.get(info.uuid) != facts:
+            actions = self.controller.gpu_here(
+                facts.uuid, facts.model, facts.supported_mhz, facts.index
+            )
+            self._act(actions)
+
+    def _facts(self, info: GpuInfo) -> GpuFacts:
+        """What may be locked: nothing where MIG's parts share one clock, unless that is allowed."""
+        clocks = info.supported_clocks_mhz
+        if info.mig_enabled and not self.config.allow_mig:
+            clocks = ()
+        standing = self._standing_mhz.get(info.uuid)
+        allowed = tuple(mhz for mhz in clocks if standing is None or mhz <= standing)
+        return GpuFacts(info.uuid, info.name, allowed, info.index)
 
     def _bury(self) -> None:
         """Clients whose process has died."""
@@ -341,13 +396,17 @@ class Service:
             if not isinstance(result, Failed):
                 self.controller.written(*result)
                 self.obedience.written(result.uuid, result.clock_mhz, result.end_ns)
+                self._failures.pop(result.uuid, None)
             elif result.uuid is None:
                 log.error("%s", result.why)
                 self._act(self.controller.release_all(result.why))
             else:
-                told = fields(MessageId.WRITE_FAILED, gpu=result.uuid)
-                log.error("%s", result.why, extra=told)
-                self._act(self.controller.release_gpu(result.uuid, result.why))
+                if self._failures.get(result.uuid) != result.why:  # it is tried again and again
+                    told = fields(MessageId.WRITE_FAILED, gpu=result.uuid)
+                    log.error("%s", result.why, extra=told)
+                self._failures[result.uuid] = result.why
+                if result.uuid not in self.controller.withheld:
+                    self._act(self.controller.release_gpu(result.uuid, result.why))
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -423,11 +482,6 @@ def _settings(config: Config) -> Settings:
         max_learning_iterations=config.max_iterations,
         remember=config.remember,
     )
-
-
-def _clocks(gpu: GpuInfo, config: Config) -> tuple[int, ...]:
-    """What may be locked: nothing where MIG's parts share one clock, unless that is allowed."""
-    return () if gpu.mig_enabled and not config.allow_mig else gpu.supported_clocks_mhz
 
 
 def _open_node(config: Config) -> GpuNode:

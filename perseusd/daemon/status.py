@@ -19,6 +19,7 @@ from perseusd.daemon.actuator import Actuator
 from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
 from perseusd.daemon.ended import EndedJobs
+from perseusd.daemon.grip import Grip
 from perseusd.daemon.intake import Intake
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.planning import Planner
@@ -45,6 +46,7 @@ class StatusView:
         counters: Counters,
         custody: Custody,
         outlook: Callable[[], Mapping[str, Any]],
+        grip: Grip,
     ) -> None:
         """outlook: what a restart would bring, of the configuration."""
         self._controller = controller
@@ -56,6 +58,7 @@ class StatusView:
         self._counters = counters
         self._custody = custody
         self._outlook = outlook
+        self._grip = grip
         self.ended = EndedJobs()
         self._started_s = time.monotonic()
         self._started_unix_s = round(time.time(), 3)
@@ -82,6 +85,12 @@ class StatusView:
             "started_s": self._started_unix_s,
             "mode": "observe" if observe else "act",
             "clock_process": "alive" if self._actuator.alive else "dead",
+            "driver": self._grip.hold.value,
+            "driver_trouble": self._grip.trouble,
+            "missing_gpus": [
+                {"index": index, "why": why} for index, why in self._grip.node.unavailable.items()
+            ],
+            "released": dict(self._custody.released),
             "emulated": any(gpu.info.emulated for gpu in self._sampler.gpus),
             "configuration": self._outlook(),
             "planner": "ready" if self._planner.prepared else "starting",
@@ -117,7 +126,9 @@ class StatusView:
             "power_w": view.power_w,
             "energy_j": view.energy_j,
             "holder": self._controller.holder(view.uuid),
+            "standing_mhz": self._standing(gpu),
             "state": self._custody.state_of(view.uuid),
+            "agrees": self._custody.agrees(view.uuid),
             "reasons": sorted(reason_names(view.reasons)),
             "follows_request": self._obedience.follows(view.uuid),
             "emulated": gpu.info.emulated,
@@ -130,6 +141,12 @@ class StatusView:
             "withheld": withheld,
             "withheld_code": code_of(withheld or ""),
         }
+
+    def _standing(self, gpu: Gpu) -> int | None:
+        """The site's own lock: what is full clock here where the GPU could run faster."""
+        facts, clocks = self._controller.gpus[gpu.info.uuid], gpu.info.supported_clocks_mhz
+        lower = facts.supported_mhz and facts.top_mhz < clocks[-1]
+        return facts.top_mhz if lower else None
 
     def _job(self, job: Job) -> dict[str, Any]:
         last = job.ledger.last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Protocol
@@ -96,6 +96,17 @@ class GpuNode(Protocol):
 
     @property
     def gpus(self) -> Sequence[Gpu]: ...
+
+    @property
+    def unavailable(self) -> Mapping[int, str]:
+        """Why a GPU is not among them, by its index."""
+
+    @property
+    def hanging(self) -> bool:
+        """Whether opening a GPU has not come back yet: then the driver cannot be let go of."""
+
+    def look_again(self) -> Sequence[Gpu]:
+        """GPUs that have become available since; does not wait, so ask again later."""
 
     def close(self) -> None:
         """Let go of the driver, so that a GPU can be reset."""

@@ -9,7 +9,9 @@ by code.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pynvml
@@ -42,6 +44,10 @@ _MISSING = (
 )
 _LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 _NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+
+OPEN_S = 5.0
+"""Opening one GPU takes milliseconds, and where the driver has to wake it up a second or two."""
 
 
 class _CodeError(Exception):
@@ -194,26 +200,50 @@ class NvmlGpu:
 class NvmlNode:
     """All real GPUs of this node. Holds the driver open until closed.
 
-    unavailable: why a GPU is not among them, by its index.
+    GPUs are opened on a thread each, so that one that hangs or fails keeps no other away.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float = OPEN_S) -> None:
+        """wait_s: a GPU that takes longer to open is unavailable until `look_again` has it."""
         try:
             _call("nvmlInit")
         except _CodeError as error:
             raise _explained(error.code, "NVIDIA driver", "nvmlInit") from None
         self._closed = False
-        self.unavailable: dict[int, str] = {}
+        self._gpus: dict[int, NvmlGpu] = {}
+        self._unavailable: dict[int, str] = {}
+        self._opening: dict[int, _Opening] = {}
         try:
             count = _call("nvmlDeviceGetCount")
         except _CodeError as error:
             self.close()
             raise _explained(error.code, "NVIDIA driver", "nvmlDeviceGetCount") from None
-        self._gpus = tuple(gpu for gpu in map(self._open, range(count)) if gpu is not None)
+        self._opening = {index: _Opening(index) for index in range(count)}
+        deadline_s = time.monotonic() + wait_s
+        for opening in self._opening.values():
+            opening.join(max(0.0, deadline_s - time.monotonic()))
+        self._collect()
 
     @property
     def gpus(self) -> Sequence[NvmlGpu]:
-        return self._gpus
+        return tuple(gpu for _, gpu in sorted(self._gpus.items()))
+
+    @property
+    def unavailable(self) -> Mapping[int, str]:
+        return self._unavailable
+
+    @property
+    def hanging(self) -> bool:
+        return any(opening.is_alive() for opening in self._opening.values())
+
+    def look_again(self) -> Sequence[NvmlGpu]:
+        """Those that have been opened since; those that failed are begun anew."""
+        known = set(self._gpus)
+        self._collect()
+        for index in self._unavailable:
+            if index not in self._opening:
+                self._opening[index] = _Opening(index)
+        return [gpu for index, gpu in sorted(self._gpus.items()) if index not in known]
 
     def close(self) -> None:
         if not self._closed:
@@ -223,9 +253,31 @@ class NvmlNode:
             except _CodeError as error:
                 raise _explained(error.code, "NVIDIA driver", "nvmlShutdown") from None
 
-    def _open(self, index: int) -> NvmlGpu | None:
+    def _collect(self) -> None:
+        """Take what the threads have found so far."""
+        for index, opening in tuple(self._opening.items()):
+            if opening.is_alive():
+                self._unavailable[index] = f"GPU {index} does not answer: a driver call hangs"
+                continue
+            del self._opening[index]
+            if isinstance(opening.found, NvmlGpu):
+                self._gpus[index] = opening.found
+                self._unavailable.pop(index, None)
+            else:
+                self._unavailable[index] = str(opening.found)
+
+
+class _Opening(threading.Thread):
+    """Opens one GPU; found: the GPU, or why it cannot be opened."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(name=f"open-gpu-{index}", daemon=True)
+        self.index = index
+        self.found: NvmlGpu | Exception | None = None
+        self.start()
+
+    def run(self) -> None:
         try:
-            return NvmlGpu(index)
-        except GpuError as error:
-            self.unavailable[index] = str(error)
-            return None
+            self.found = NvmlGpu(self.index)
+        except Exception as error:  # noqa: BLE001 - whatever it is, only this GPU is unavailable
+            self.found = error

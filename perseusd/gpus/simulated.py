@@ -17,7 +17,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from mmap import mmap
 from pathlib import Path
@@ -235,6 +235,18 @@ class SimulatedNode:
     @property
     def gpus(self) -> Sequence[SimulatedGpu]:
         return self._gpus
+
+    @property
+    def unavailable(self) -> Mapping[int, str]:
+        return {}
+
+    @property
+    def hanging(self) -> bool:
+        return False
+
+    def look_again(self) -> Sequence[SimulatedGpu]:
+        """All are there from the beginning."""
+        return ()
 
     def close(self) -> None:
         """Of no use afterwards, nor are its GPUs and their engines."""

@@ -119,6 +119,7 @@ _NUMBER = _kept(int, float)
 _NUMBER_OR_NONE = _kept(int, float, type(None))
 _TEXT_OR_NONE = _kept(str, type(None))
 _MAP_OR_NONE = _kept(dict, type(None))
+_CLOCKS = _Codec(list, lambda clocks: tuple(map(int, clocks)))
 _EVENT = _Codec(encode, lambda packed: decode(_kept(bytes).unpack(packed)))
 _ANSWER = _Codec(_pack_answer, _unpack_answer)
 _SETTINGS = _Codec(asdict, lambda found: _settings(found))
@@ -134,6 +135,8 @@ _INPUTS: Mapping[str, tuple[_Codec, ...]] = {
     "release_all": (_TEXT,),
     "release_gpu": (_TEXT, _TEXT),
     "withhold": (_TEXT, _TEXT_OR_NONE),
+    "relearn_all": (_TEXT,),
+    "gpu_here": (_TEXT, _TEXT, _CLOCKS, _WHOLE),
     "planned": (_TEXT, _WHOLE, _ANSWER),
     "recalled": (_TEXT, _TEXT, _MAP_OR_NONE),
     "announce_straggler": (_TEXT, _NUMBER_OR_NONE, _WHOLE_OR_NONE),

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from perseusd.clock.protocol import (
     MAX_PACKET,
+    Busy,
     Close,
+    Disown,
     GpuName,
     Heartbeat,
     HeartbeatLost,
@@ -33,12 +35,14 @@ uuids = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=96)
 requests = st.one_of(
     st.builds(Lock, ids, shorts, shorts),
     st.builds(Reset, ids, shorts),
+    st.builds(Disown, shorts),
     st.just(Heartbeat()),
     st.just(Close()),
 )
 replies = st.one_of(
     st.builds(Hello, shorts, shorts),
-    st.builds(GpuName, shorts, uuids),
+    st.builds(GpuName, shorts, uuids, shorts),
+    st.builds(Busy, st.integers(0, 2**31 - 1)),
     st.builds(WriteResult, ids, shorts, shorts, st.sampled_from(ResultCode), times, times, shorts),
     st.just(HeartbeatLost()),
 )
@@ -89,7 +93,13 @@ def test_any_bytes_decode_exactly_or_not_at_all(packet: bytes) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [Lock(-1, 0, 0), Lock(1, 2**16, 1005), Reset(2**32, 0), GpuName(0, "x" * 97), GpuName(0, "é")],
+    [
+        Lock(-1, 0, 0),
+        Lock(1, 2**16, 1005),
+        Reset(2**32, 0),
+        GpuName(0, "x" * 97, 0),
+        GpuName(0, "é", 0),
+    ],
 )
 def test_values_that_do_not_fit_are_refused(message: Request | Reply) -> None:
     """A value too large for its field is refused when encoding, not cut."""

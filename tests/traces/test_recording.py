@@ -60,6 +60,8 @@ EVERY_INPUT = [
     Input("release_gpu", ("GPU-0", "why")),
     Input("withhold", ("GPU-0", "why")),
     Input("withhold", ("me:job", None)),
+    Input("relearn_all", ("this machine has slept",)),
+    Input("gpu_here", ("GPU-7", "A100", (600, 900, 1305), 7)),
     Input("planned", ("me:job", 4, PLAN)),
     Input("planned", ("me:job", 5, "no plan")),
     Input("recalled", ("me:job", "signature", {"a": [1.5, None], "b": {"1": "x"}})),

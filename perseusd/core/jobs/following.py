@@ -222,6 +222,11 @@ class Followed(ABC):
         if self._episode is not None:
             self._episode.clear = -1  # the present iteration has seen lowered clocks
 
+    def relearn(self, why: str) -> None:
+        """Full clocks now, and everything is measured and learned anew."""
+        self._trouble(why)
+        self._forget()
+
     def _trouble(self, why: str) -> None:
         """Full clocks first, think later."""
         lowered = self.state in CLOCKS_MAY_BE_LOWERED
