@@ -230,7 +230,7 @@ class Config:
         default=None,
         metadata=_in(
             "clock",
-            kinds.PATH,
+            kinds.PATH_OR_NONE,
             about="held by a clock process that the daemon starts itself for real GPUs, so that no "
             "other one writes their clocks; unset: /run/lock/perseusd-clock.lock",
         ),

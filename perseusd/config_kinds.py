@@ -107,7 +107,13 @@ def _check_path(value: object) -> Path:
     return Path(os.path.abspath(value))
 
 
-def _check_standing(value: object) -> dict[str, int]:
+def _check_path_or_none(value: object) -> Path | None:
+    return None if value == "" else _check_path(value)
+
+
+def _check_standing(value: object) -> dict[str, int] | None:
+    if value == "":
+        return None
     table = value if isinstance(value, dict) else {"*": value}
     clock = integer(1, (1 << 16) - 1)
     try:
@@ -171,7 +177,10 @@ def _listed(text: str) -> object:
 TRUTH = Kind("true or false", _check_truth)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _check_level, parse=str)
 GPU_CHECK = Kind(f"one of {', '.join(GPU_CHECKS)}", _check_gpu_check, parse=str)
-STANDING = Kind("a clock in MHz, or a table of clocks by UUID or model of GPUs", _check_standing)
+STANDING = Kind(
+    'a clock in MHz, or a table of clocks by UUID or model of GPUs, or "" for none', _check_standing
+)
+PATH_OR_NONE = Kind('a path, or "" for none', _check_path_or_none, parse=str)
 PATH = Kind("a path", _check_path, parse=str)
 GROUP = Kind("the name of a group", _check_group, parse=str)
 USERS = Kind(

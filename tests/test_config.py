@@ -326,7 +326,7 @@ def test_relative_directories_become_absolute(tmp_path: Path) -> None:
         ("[limits]\nobserve = true", ["[limits] observe = true", "belongs in [daemon]"]),
         ("silence_s = 5", ["silence_s = 5", "move it below [limits]"]),
         ("[daemon]\nsimulate = 8", ["simulate = 8", "flag only", "--simulate"]),
-        ("[clock]\nzzz = 1", ["zzz = 1", "known here: heartbeat_s, socket"]),
+        ("[clock]\nzzz = 1", ["zzz = 1", "known here: heartbeat_s, node_lock, socket"]),
         ("limits = 3", ["limits = 3", "is a section", "[limits]"]),
         ("[daemon]\nobserve = 1", ["[daemon] observe = 1", "true or false"]),
         ("[limits]\nsilence_s = 'x'", ['silence_s = "x"', "number from 0.1 to 3600"]),

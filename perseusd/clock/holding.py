@@ -14,7 +14,7 @@ from perseusd.clock.desks import Desks
 from perseusd.errors import GpuError, PerseusError
 from perseusd.gpus.base import Gpu, GpuNode
 
-LOOK_S = 10.0
+LOOK_S = 3.0
 """Between looks for GPUs that could not be opened."""
 
 

@@ -37,7 +37,7 @@ NO_INDEX = 0xFFFE
 STUCK_S = 2.0
 """A clock write without a result for so long is taken for one that hangs."""
 
-RESTORED_NS = 5_000_000_000
+RESTORED_NS = 1_000_000_000
 """After perseusd-clock has said hello: what an earlier one left has been put back by then."""
 
 HELLO_S = 8.0

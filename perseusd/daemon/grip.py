@@ -21,7 +21,7 @@ from perseusd.gpus.base import Gpu, GpuNode
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 10.0
+LOOK_S = 3.0
 """Between looks for GPUs that could not be opened."""
 
 REOPEN_S = 5.0

@@ -51,8 +51,8 @@ def _hertz(mhz: float | None) -> float | None:
 GPUS: tuple[Metric, ...] = (
     gauge(
         "perseusd_gpu_state",
-        "1 for the GPU's state: ok; foreign, its clock set by another tool; stuck in a driver call; lost, "
-        "until it is reset; failed.",
+        "1 for the GPU's state: ok; foreign, set by another tool; stuck in a driver call; "
+        "lost, until it is reset; failed.",
         _several(lambda g: each_state(g["state"], ("ok", "foreign", "stuck", "lost", "failed"))),
         *GPU,
         "state",

@@ -46,8 +46,9 @@ _LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 _NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 
 
-OPEN_S = 5.0
-"""Opening one GPU takes milliseconds, and where the driver has to wake it up a second or two."""
+OPEN_S = 3.0
+"""Opening one GPU takes milliseconds, and where the driver has to wake it up a second or two; one
+that takes longer comes later."""
 
 
 class _CodeError(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
 import sys
 import time
 from typing import Any
@@ -93,13 +94,17 @@ def test_a_lost_gpu(held, helpers) -> None:
 
 
 def test_a_foreign_writer(held, helpers) -> None:
-    """Suspected, reported and respected: nothing more is written there, not even at the daemon's
-    end, until an operator says so."""
+    """Suspected though nothing is asked, reported and respected: nothing is written there, not
+    even at the daemon's end, unless an operator says so."""
     assert ctl(held, "release", "tiny")[0] == 0
-    helpers.until(lambda: not held.locked())
-    helpers.until(lambda: gpu(held, 1)["agrees"])
-    assert ctl(held, "verify") == (0, ctl(held, "verify")[1])
+    helpers.until(lambda: not held.locked() and gpu(held, 1)["agrees"])
+    assert ctl(held, "verify")[0] == 0
     theirs, uuid = held.node.gpus[1], held.node.gpus[1].info.uuid
+    theirs.lock_clock(1005)
+    helpers.until(lambda: gpu(held, 1)["state"] == "foreign")
+    assert held.log.read_text().count("kept at full clock: another tool has set the clock") == 1
+    assert ctl(held, "resume", uuid)[0] == 0
+    helpers.until(lambda: theirs.locked_mhz() is None)
     theirs.lock_clock(1005)
     helpers.until(lambda: gpu(held, 1)["state"] == "foreign")
     written = theirs.clock_writes()
@@ -109,19 +114,14 @@ def test_a_foreign_writer(held, helpers) -> None:
     code, verified = ctl(held, "verify")
     assert code == 1
     assert [g["agrees"] for g in verified["gpus"]].count(False) == 1
-    time.sleep(1)
-    assert theirs.clock_writes() == written
-    assert held.log.read_text().count("kept at full clock: another tool has set the clock") == 1
     job, held.job = held.job, None
     held.stop()  # the daemon
-    assert theirs.locked_mhz() == 1005
-    held.job = job
-    held.start()
+    held.start("--observe")
     helpers.until(lambda: gpu(held, 1)["state"] == "foreign")
-    assert theirs.clock_writes() == written
-    assert ctl(held, "resume", uuid)[0] == 0
-    helpers.until(lambda: theirs.locked_mhz() is None)
-    helpers.until(lambda: held.state() == "hold", poll_s=0.05)
+    held.stop()
+    held.job = job
+    assert (theirs.locked_mhz(), theirs.clock_writes()) == (1005, written)
+    theirs.reset_clock()
 
 
 def test_one_job_and_one_gpu_are_released(held, helpers) -> None:
@@ -137,6 +137,24 @@ def test_one_job_and_one_gpu_are_released(held, helpers) -> None:
     assert code == 2
     assert "'nobody'" in answer["error"]
     helpers.until(lambda: held.state() == "hold", poll_s=0.05)
+
+
+def test_a_second_daemon_of_the_node_is_refused(held, helpers, tmp_path) -> None:
+    """From another runtime directory, too: exit code 78, and it names who writes the clocks."""
+    config = tmp_path / "perseusd.toml"
+    config.write_text(f'[clock]\nnode_lock = "{held.folder / "node.lock"}"\n')
+    command = [sys.executable, "-m", "perseusd", "run", "--config", str(config)]
+    done = subprocess.run(
+        [*command, "--runtime-dir", str(tmp_path)],
+        env=held.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert f"(process {held.clock_pid()})" in done.stderr
+    assert held.status()["daemon"]["clock_process"] == "alive"
 
 
 def test_pause_lets_go_of_the_driver(held, helpers) -> None:

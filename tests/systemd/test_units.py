@@ -84,6 +84,7 @@ def test_commands_of_the_clock_unit_are_accepted(key: str, tmp_path: Path) -> No
     there, each command gets as far as the GPUs or finds nothing to do."""
     command = Unit("perseusd-clock.service")["Service"][key].split()
     assert command[0].endswith("/perseusd-clock")
+    assert command.pop() == "$CLOCK_OPTIONS"  # none, where /etc/perseusd/clock.env has none
     arguments = [a.replace("/var/lib/perseusd-clock", str(tmp_path)) for a in command[1:]]
     done = subprocess.run(
         [sys.executable, "-m", "perseusd.clock", *arguments, "--simulated", tmp_path / "missing"],
