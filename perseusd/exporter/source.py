@@ -24,10 +24,16 @@ TIMEOUT_S: Final = 0.7
 FRESH_S: Final = 0.5
 """An answer serves whoever asks within this time."""
 
+
+class RefusedError(PerseusError):
+    """The daemon answered, and not with its status: somebody of this user asks too much."""
+
+
 RESULTS: Final[dict[type[PerseusError] | None, str]] = {
     None: "answered",
     DaemonUnreachableError: "unreachable",
     NotPermittedError: "not_permitted",
+    RefusedError: "refused",
     ProtocolError: "invalid",
 }
 
@@ -58,6 +64,8 @@ class Source:
         status, error, kind = None, None, None
         try:
             status = self._ask()
+            if status.get("ok") is False:
+                raise RefusedError(f"the daemon refused to answer: {status.get('error')}")
             if status.get("schema_version") != 1:
                 raise ProtocolError(
                     f"the daemon's answer has schema_version {status.get('schema_version')!r} and "

@@ -70,6 +70,15 @@ def test_what_keeps_the_answer_away_is_counted_and_told(error, result) -> None:
     assert {kind: count for kind, count in told.asked.items() if count} == {result: 1}
 
 
+def test_a_refusal_is_told_as_what_it_is() -> None:
+    """Such as of a user that asks too much: the daemon's own words."""
+    refusal = {"ok": False, "code": "too_many_requests", "error": "uid 7 asks too much"}
+    told = Source(lambda: refusal, Clock()).snapshot()
+    assert told.status is None
+    assert told.error == "the daemon refused to answer: uid 7 asks too much"
+    assert told.asked["refused"] == 1
+
+
 def test_another_schema_is_no_answer() -> None:
     """Its fields may mean something else."""
     told = Source(lambda: {"schema_version": 2}, Clock()).snapshot()
