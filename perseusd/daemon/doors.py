@@ -9,9 +9,11 @@ ZeroMQ's monitor tells of connections that come and go.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import resource
 import socket as sockets
 import struct
+import termios
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from perseusd.daemon.access import Caller
 
 EVENTS_A_TURN = 1000
 _EVENT = struct.Struct("=HI")  # what happened, and the descriptor that it happened to
+_COUNT = struct.Struct("=i")
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
@@ -70,6 +73,21 @@ class Door:
             else:
                 self._gone(descriptor)
 
+    def pressing(self, least: int) -> list[int]:
+        """Connections in whose buffer so many bytes wait now, by descriptor."""
+        return [fd for fd in self._user_of if _waiting(fd) >= least]
+
+    def cut(self, descriptor: int, why: str) -> None:
+        """Shut a connection down, and tell of it."""
+        with contextlib.suppress(OSError), self._borrowed(descriptor) as connection:
+            caller = _peer_of(connection)  # before: ZeroMQ closes it at once
+            connection.shutdown(sockets.SHUT_RDWR)
+            self._tell(caller, why)
+
+    def cut_all(self, why: str) -> None:
+        for descriptor in list(self._user_of):
+            self.cut(descriptor, why)
+
     def close(self) -> None:
         with contextlib.suppress(zmq.ZMQError):
             self._listening.disable_monitor()
@@ -85,28 +103,25 @@ class Door:
 
     def _accepted(self, descriptor: int) -> None:
         self._gone(descriptor)  # its number may be an earlier one's, whose end was not told
-        try:
-            connection = sockets.socket(fileno=descriptor)
-        except OSError:  # gone already
-            return
-        try:
-            self._look_at(connection, descriptor)
-        except OSError:
-            return
-        finally:
-            connection.detach()  # it is ZeroMQ's
+        with contextlib.suppress(OSError), self._borrowed(descriptor) as connection:
+            caller = _peer_of(connection)
+            self._user_of[descriptor] = caller.uid
+            self._held[caller.uid] += 1
+            if self._held[caller.uid] > self.per_user:
+                connection.shutdown(sockets.SHUT_RDWR)
+                why = f"this user holds {self.per_user} connections to {self._path} already"
+                self._tell(caller, why)
 
-    def _look_at(self, connection: sockets.socket, descriptor: int) -> None:
-        if connection.family != sockets.AF_UNIX or connection.getsockname() != self._path:
-            return  # the number is another's by now
-        packed = connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, gid = _CREDENTIALS.unpack(packed)
-        self._user_of[descriptor] = uid
-        self._held[uid] += 1
-        if self._held[uid] > self.per_user:
-            connection.shutdown(sockets.SHUT_RDWR)
-            why = f"this user holds {self.per_user} connections to {self._path} already"
-            self._tell(Caller(uid, gid, pid), why)
+    @contextlib.contextmanager
+    def _borrowed(self, descriptor: int) -> Iterator[sockets.socket]:
+        """ZeroMQ's connection; OSError where it has gone, or its number is another's by now."""
+        connection = sockets.socket(fileno=descriptor)
+        try:
+            if connection.family != sockets.AF_UNIX or connection.getsockname() != self._path:
+                raise OSError(f"{descriptor} is no connection to {self._path}")
+            yield connection
+        finally:
+            connection.detach()
 
     def _gone(self, descriptor: int) -> None:
         uid = self._user_of.pop(descriptor, None)
@@ -114,3 +129,18 @@ class Door:
             self._held[uid] -= 1
             if not self._held[uid]:
                 del self._held[uid]
+
+
+def _peer_of(connection: sockets.socket) -> Caller:
+    packed = connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(packed)
+    return Caller(uid, gid, pid)
+
+
+def _waiting(descriptor: int) -> int:
+    """Bytes that have come and were not read."""
+    try:
+        answer = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(_COUNT.size))
+    except OSError:
+        return 0
+    return int(_COUNT.unpack(answer)[0])

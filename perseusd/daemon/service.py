@@ -51,6 +51,7 @@ from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.orders import Orders
 from perseusd.daemon.ownership import OFF, Holder, Ownership
 from perseusd.daemon.planning import Planner
+from perseusd.daemon.pressure import Pressure
 from perseusd.daemon.questions import Questions
 from perseusd.daemon.readers import NO_READER, readable
 from perseusd.daemon.recorder import Recorder
@@ -156,6 +157,7 @@ class Service:
             access=self.access,
         )
         self.doors = [self.intake.door, self.recorder.door, *self.questions.doors]
+        self.pressure = Pressure(self.doors)
         self.poller = zmq.Poller()
         self.poller.register(self.intake.socket, zmq.POLLIN)
         self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
@@ -249,6 +251,7 @@ class Service:
         for door in self.doors:
             if door.monitor in ready:
                 door.mind()
+        self.pressure.relieve(now_s)
         if self.intake.leases.fileno() in ready:
             self._bury()
         if self.intake.socket in ready:
