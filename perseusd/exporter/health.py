@@ -38,6 +38,11 @@ def _processes(status: Status) -> list[str]:
             "perseusd-clock is dead: no clock can be written, every job stays at full clock; see "
             "`systemctl status perseusd-clock`"
         )
+    if daemon["driver"] != "held":
+        wrong.append(
+            f"the driver is not held ({daemon['driver']}): an operator has paused the daemon; "
+            "`perseusctl resume` ends it"
+        )
     if daemon["planner"] != "ready":
         wrong.append(
             "the planner is starting: no plan can be made yet (on a machine's first start its "
@@ -47,9 +52,13 @@ def _processes(status: Status) -> list[str]:
 
 
 def _gpus(status: Status) -> list[str]:
-    if not status["gpus"]:
+    missing = [
+        f"GPU {gpu['index']} could not be opened: {gpu['why']}"
+        for gpu in status["daemon"]["missing_gpus"]
+    ]
+    if not status["gpus"] and not missing:
         return ["there is no GPU"]
-    return [_unreadable(gpu) for gpu in status["gpus"] if gpu["state"] != "ok"]
+    return missing + [_unreadable(gpu) for gpu in status["gpus"] if gpu["state"] != "ok"]
 
 
 def _unreadable(gpu: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from perseusd.exporter.metric import (
     Labelled,
@@ -17,6 +17,8 @@ from perseusd.exporter.metric import (
     one,
 )
 from perseusd.exporter.snapshot import Snapshot
+
+DRIVER: Final = ("held", "letting_go", "free", "opening")
 
 
 def _up(snapshot: Snapshot) -> Iterable[Labelled]:
@@ -99,6 +101,22 @@ LIFE: tuple[Metric, ...] = (
         "perseusd_heartbeats_lost_total",
         "How often perseusd-clock put every clock back because the daemon's heartbeat was late.",
         one(lambda s: s["counters"]["heartbeats_lost"]),
+    ),
+    gauge(
+        "perseusd_driver_state",
+        "1 for how the daemon has the driver: held; letting_go or free in a pause; opening.",
+        many(lambda s: each_state(s["daemon"]["driver"], DRIVER)),
+        "state",
+    ),
+    gauge(
+        "perseusd_missing_gpus",
+        "GPUs that could not be opened.",
+        one(lambda s: len(s["daemon"]["missing_gpus"])),
+    ),
+    gauge(
+        "perseusd_released",
+        "GPUs and jobs that an operator has released.",
+        one(lambda s: len(s["daemon"]["released"])),
     ),
     gauge(
         "perseusd_planner_ready",

@@ -82,6 +82,18 @@ GPUS: tuple[Metric, ...] = (
         *GPU,
     ),
     gauge(
+        "perseusd_gpu_standing_clock_hertz",
+        "The site's own lock, which clocks are put back to; absent without one.",
+        _each(lambda g: _hertz(g["standing_mhz"])),
+        *GPU,
+    ),
+    gauge(
+        "perseusd_gpu_agrees",
+        "1 if its clock is what was written, by readings under load, else 0; absent: not known.",
+        _each(lambda g: None if g["agrees"] is None else int(g["agrees"])),
+        *GPU,
+    ),
+    gauge(
         "perseusd_gpu_follows_request",
         "While its clock is locked, 1 for how it runs: as asked (yes), above it, or below it.",
         _several(lambda g: each_state(g["follows_request"], ("yes", "above", "below"))),

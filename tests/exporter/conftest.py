@@ -24,7 +24,8 @@ JOB: dict[str, Any] = {
 GPU: dict[str, Any] = {
     "uuid": "GPU-0", "index": 0, "name": "NVIDIA A100", "clock_mhz": 1200, "requested_mhz": 1215,
     "power_w": 250.5, "energy_j": 1e6, "holder": "alice:gpt3", "state": "ok", "reasons": [],
-    "follows_request": "yes", "error": None, "withheld": None, "withheld_code": None,
+    "follows_request": "yes", "standing_mhz": None, "agrees": True,
+    "error": None, "withheld": None, "withheld_code": None,
     "readings": 100, "readings_failed": 0, "clock_writes": 7, "clock_writes_failed": 1,
 }  # fmt: skip
 
@@ -33,6 +34,7 @@ STATUS: dict[str, Any] = {
     "daemon": {
         "version": "0.1.0", "uptime_s": 60.0, "started_s": 1.7e9, "mode": "act",
         "clock_process": "alive", "emulated": False, "planner": "ready", "planner_restarts": 0,
+        "driver": "held", "missing_gpus": [], "released": {},
         "clients": 2, "client_processes": 2, "cpu_s": 1.5, "resident_bytes": 10_000_000,
     },
     "gpus": [GPU, GPU | {"uuid": "GPU-1", "index": 1, "requested_mhz": None, "holder": None}],

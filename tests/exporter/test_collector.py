@@ -42,7 +42,7 @@ def test_every_metric_has_a_value(status, read) -> None:
     """None of the table is there in name only: a full status fills each, in observe mode too."""
     status["counters"]["refused"]["malformed"] = 3
     status["gpus"][0]["reasons"] = ["sw_thermal"]
-    status["gpus"][0]["withheld_code"] = "foreign_writer"
+    status["gpus"][0] |= {"withheld_code": "foreign_writer", "standing_mhz": 1300}
     status["counters"] |= {"energy_saved_j_low": 1.0, "energy_saved_j_high": 2.0}
     status["jobs"][0]["stragglers"] = [{"cause": "thermal", "factor": 1.3}]
     status["jobs"][0] |= {"why_code": "observing", "predicted_saving": {"saving": 0.1}}

@@ -25,6 +25,8 @@ def test_no_answer_is_neither_alive_nor_ready(snapshot_of) -> None:
     [
         ("clock_process", "dead", "perseusd-clock is dead"),
         ("planner", "starting", "planner is starting"),
+        ("driver", "free", "an operator has paused the daemon"),
+        ("missing_gpus", [{"index": 3, "why": "lost"}], "GPU 3 could not be opened: lost"),
     ],
 )
 def test_processes_that_are_missing_are_named(status, snapshot_of, part, value, said) -> None:
