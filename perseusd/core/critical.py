@@ -66,13 +66,17 @@ class ObservedPath:
         return self.seconds / total if total > 0 else np.zeros_like(self.seconds)
 
 
-def observed_path(graph: Graph, durations: Floats) -> ObservedPath:
-    """The longest path of an iteration whose computations took `durations`: (n,), seconds."""
-    nodes = graph.critical_nodes(durations)
+def observed_path(graph: Graph, durations: Floats, ends: Floats | None = None) -> ObservedPath:
+    """The longest path of an iteration whose computations took `durations`: (n,), seconds.
+
+    ends: the graph's ends of these durations, where they are known already.
+    """
+    ends = graph.ends(durations) if ends is None else ends
+    nodes = graph.longest_path(durations, ends)
     seconds = np.bincount(
         graph.rank[nodes], weights=durations[nodes], minlength=graph.ranks
     ).astype(np.float64)
-    length_s = float(graph.makespan(durations)) if len(graph) else 0.0
+    length_s = float(ends.max()) if len(graph) else 0.0
     return ObservedPath(tuple(nodes), length_s, seconds)
 
 
@@ -129,9 +133,9 @@ class CriticalPath:
         self._durations = np.zeros(len(self.graph))
         self._shares = np.zeros(self.graph.ranks)
 
-    def add(self, durations: Floats) -> ObservedPath:
-        """One more iteration: seconds per computation, (n,) in the graph's order."""
-        path = observed_path(self.graph, durations)
+    def add(self, durations: Floats, ends: Floats | None = None) -> ObservedPath:
+        """One more iteration: seconds per computation, (n,) in the graph's order; ends as above."""
+        path = observed_path(self.graph, durations, ends)
         self.iterations += 1
         weight = 1 / min(self.iterations, KEPT)
         self._durations += weight * (durations - self._durations)

@@ -97,6 +97,10 @@ class Graph:
         end = self._earliest_ends(durations)
         return end[:-1] - durations
 
+    def ends(self, durations: Floats) -> Floats:
+        """Earliest ends. Shape as `durations`."""
+        return self._earliest_ends(durations)[:-1]
+
     def makespan(self, durations: Floats) -> Floats:
         """Time from the iteration's start to its last end: () for (n,), (K,) for (n, K)."""
         ends: Floats = self._earliest_ends(durations).max(axis=0)
@@ -130,23 +134,28 @@ class Graph:
 
     def critical_nodes(self, durations: Floats) -> list[int]:
         """The node numbers of one longest path, first node first. `durations` is (n,)."""
+        return self.longest_path(durations, self.ends(durations))
+
+    def longest_path(self, durations: Floats, ends: Floats) -> list[int]:
+        """As `critical_nodes`, where `ends` of these durations are known."""
         if not len(self):
             return []
-        end = self._earliest_ends(durations)
-        path = [int(np.argmax(end[:-1]))]
-        tie = _TIE * max(1.0, float(end.max()))
+        starts, end = (ends - durations).tolist(), ends.tolist()
+        path = [int(np.argmax(ends))]
+        tie = _TIE * max(1.0, max(end))
         while True:
-            start = float(end[path[-1]] - durations[path[-1]])
-            before = self._critical_predecessor(path[-1], start, end, tie)
-            if before is None:
+            latest = max(
+                ((end[tail] + lag, tail) for tail, lag in self._before[path[-1]]), default=None
+            )
+            if latest is None or latest[0] < starts[path[-1]] - tie:
                 return path[::-1]
-            path.append(before)
+            path.append(latest[1])
 
-    def _critical_predecessor(self, node: int, start: float, end: Floats, tie: float) -> int | None:
-        edges = self.edges_into[node]
-        reach = [(float(end[self.tail[e]] + self.lag[e]), int(self.tail[e])) for e in edges]
-        latest = max(reach, default=None)
-        return latest[1] if latest is not None and latest[0] >= start - tie else None
+    @cached_property
+    def _before(self) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """Per node, (tail, lag) of the edges that enter it."""
+        tail, lag = self.tail.tolist(), self.lag.tolist()
+        return tuple(tuple((tail[e], lag[e]) for e in edges) for edges in self.edges_into)
 
     @cached_property
     def edges_into(self) -> tuple[tuple[int, ...], ...]:

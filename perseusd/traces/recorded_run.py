@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perseusd.core.jobs.understanding import IMPURE
-from perseusd.core.learned.curves import KEPT_SAMPLES, Durations, TimeModel, fit_times
+from perseusd.core.learned.curves import TimeModel, fit_times
+from perseusd.core.learned.durations import KEPT_SAMPLES, Durations
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Kind
 from perseusd.core.stragglers import Observation, Watch

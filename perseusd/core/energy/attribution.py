@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from perseusd.core.energy.sensor import Sensing, Tick
 from perseusd.core.energy.stretch import (
     FEWEST_TICKS,
-    Activity,
+    Activities,
     Column,
     Equations,
     Stretch,
@@ -42,7 +42,7 @@ from perseusd.core.energy.stretch import (
 __all__ = [
     "BLOCKING",
     "FEWEST_TICKS",
-    "Activity",
+    "Activities",
     "Column",
     "EnergyLedger",
     "Equations",
@@ -63,6 +63,9 @@ FEWEST_BELIEVED = 3
 
 BELIEVED = 0.04
 """Relative standard error of a power below which it can."""
+
+ROUNDING = 1e-15
+"""Of the largest eigenvalue: smaller ones are nothing but its error."""
 
 TAIL_NS = 400_000_000
 """Of what went before an iteration, kept for what late counters show in it."""
@@ -135,21 +138,23 @@ class EnergyLedger:
     _ticks: int = 0
     _calibrated: int = 0
     """How many of CALIBRATION_TICKS have been."""
-    _tail: list[Activity] = field(default_factory=list)
+    _tail: Activities | None = None
     _last: Tick | None = None
     _totals: _Totals = field(default_factory=_Totals)
 
-    def add_iteration(self, activities: Sequence[Activity], ticks: Sequence[Tick]) -> None:
-        """Add one iteration: activities without gaps, in order; the ticks within."""
-        if not activities:
+    def add_iteration(self, activities: Activities, ticks: Sequence[Tick]) -> None:
+        """Add one iteration and the ticks within."""
+        if not len(activities):
             return
-        if not (self._tail and self._tail[-1].end_ns == activities[0].start_ns):
-            self._tail, self._last = [], None
+        tail = self._tail
+        if tail is None or tail.end_ns != activities.start_ns:
+            tail = self._last = None
         if self._last is not None:
             ticks = [self._last, *ticks]
-        stretch = stretch_of([*self._tail, *activities], len(self._tail), ticks)
-        since_ns = activities[-1].end_ns - TAIL_NS
-        self._tail = [a for a in [*self._tail, *activities][-MOST_TAIL:] if a.end_ns > since_ns]
+        whole = activities if tail is None else tail.then(activities)
+        stretch = stretch_of(whole, len(whole) - len(activities), ticks)
+        first = np.searchsorted(whole.edges_ns[1:], whole.end_ns - TAIL_NS, side="right")
+        self._tail = whole.tail(max(int(first), len(whole) - MOST_TAIL))
         self._last = ticks[-1] if ticks else None
         if stretch is not None:
             self._add(stretch)
@@ -170,9 +175,10 @@ class EnergyLedger:
         total = self.equations()
         if len(self._blocks) < FEWEST_BELIEVED or total is None:
             return None
-        inverse = np.linalg.pinv(total.gram + RIDGE * np.eye(len(total.columns)), hermitian=True)
-        watts = inverse @ total.moment
-        error = np.sqrt(total.variance(watts) * np.maximum(np.diag(inverse), 0.0))
+        size, spread = np.linalg.eigh(total.gram + RIDGE * np.eye(len(total.columns)))
+        inverse = np.divide(1, size, out=np.zeros_like(size), where=size > ROUNDING * size[-1])
+        watts = spread @ (inverse * (total.moment @ spread))
+        error = np.sqrt(total.variance(watts) * (spread**2 @ inverse))
         known = dict(
             zip(total.columns, np.where(error < BELIEVED * watts, watts, np.nan), strict=True)
         )

@@ -20,7 +20,6 @@ computing in what they saw, and of the ways to look at a tick that is taken whic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from perseusd.core.energy.meter import EnergyMeter
-from perseusd.core.events.tracking import Span
+from perseusd.core.energy.quantiles import median
 
 Array = npt.NDArray[np.float64]
-Ways = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 
 SEEING = np.array(
     [(share, late / 20) for share in (1.0, 0.5) for late in range(-4, 45)]
@@ -67,16 +66,16 @@ class _Slopes:
     ticks: int = 0
     sums: Array = field(default_factory=lambda: np.zeros((5, len(SEEING))))
 
-    def add(self, ways: Ways, s: Array, p: Array) -> None:
+    def add(self, ways: Ints, s: Array, p: Array) -> None:
         """s: (ways, ticks), p: (ticks,)."""
         self.ticks += len(p)
         same = np.ones(len(s))
         new = [s.sum(axis=1), p.sum() * same, (s * s).sum(axis=1), (p @ p) * same, s @ p]
         self.sums[:, ways] += new
 
-    def spreads(self) -> Array:
+    def spreads(self, ways: Ints | int) -> Array:
         """Shape (3, ways): sums of squares and products about the means: s², p², s p."""
-        s, p, ss, pp, sp = self.sums
+        s, p, ss, pp, sp = self.sums[:, ways]
         count = max(self.ticks, 1)
         return np.array([ss - s * s / count, pp - p * p / count, sp - s * p / count])
 
@@ -91,16 +90,17 @@ class Gauge:
     _origin_ns: int = 0
     _slopes: tuple[_Slopes, _Slopes] = field(default_factory=lambda: (_Slopes(), _Slopes()))
     """At lowered clocks and at full ones."""
-    _ways: Ways = field(default_factory=lambda: np.arange(len(SEEING)))
+    _ways: Ints = field(default_factory=lambda: np.arange(len(SEEING)))
     """Those still thought possible."""
 
-    def computed(self, spans: Sequence[Span], *, follows: bool) -> None:
-        """An iteration's computations in order; whether nothing was missed since the last one's."""
+    def computed(self, stamps_ns: Ints, *, follows: bool) -> None:
+        """An iteration's computations in order, (n, 2): when they began and ended; whether nothing
+        was missed since the last one's."""
         if not follows or not self._busy:
             self._busy.clear()
-            self._origin_ns = spans[0].start_ns
-        times = [(s.start_ns - self._origin_ns, s.end_ns - self._origin_ns) for s in spans]
-        self._busy.append(np.array(times, dtype=float) * 1e-9)
+            self._origin_ns = int(stamps_ns[0, 0])
+        since = np.asarray((stamps_ns - self._origin_ns) * 1e-9, dtype=np.float64)
+        self._busy.append(since)
 
     def read(self, start_ns: int, end_ns: int, *, full: bool) -> Reading | None:
         """What was used meanwhile; None where that is not known. Moments go forward.
@@ -121,21 +121,22 @@ class Gauge:
         lengths = np.diff(at)
         edges, spent = self._spent()
         seeing = SEEING[self._ways]
-        ends = at[1:] - seeing[:, 1:] * np.median(lengths)
-        begins = ends - seeing[:, :1] * lengths
+        ends = at[1:] - seeing[:, 1:] * median(lengths)
+        widths = seeing[:, :1] * lengths
+        begins = ends - widths
         if ends[:, at[:-1] < end].max() > edges[-1] + lengths.max():
             return Reading(joules, nothing, full)
-        seen = np.interp(ends, edges, spent) - np.interp(begins, edges, spent)
-        widths = seeing[:, :1] * lengths
-        shares = np.divide(seen, widths, out=np.zeros_like(seen), where=widths > 0)
+        by_ends, by_begins, (by_start, by_end) = (
+            np.interp(moments, edges, spent) for moments in (ends, begins, (start, end))
+        )
+        shares = np.divide(by_ends - by_begins, widths, out=np.zeros_like(widths), where=widths > 0)
         own = (at[1:] <= end) & (begins.min(axis=0) >= edges[0]) & (lengths > 0)
         gained = np.diff(counted.joules[of])
         watts = np.divide(gained, lengths, out=np.zeros_like(gained), where=lengths > 0)
         self._slopes[full].add(self._ways, shares[:, own], watts[own])
         overlap = np.maximum(np.minimum(at[1:], end) - np.maximum(at[:-1], start), 0.0)
-        computed = np.interp(end, edges, spent) - np.interp(start, edges, spent)
         unseen = nothing
-        unseen[self._ways] = computed - shares @ overlap
+        unseen[self._ways] = by_end - by_start - shares @ overlap
         if len(self._ways) > 1 and sum(slopes.ticks for slopes in self._slopes) > ENOUGH_TICKS:
             self._ways = np.array([self._best()])
         return Reading(joules, unseen, full)
@@ -143,7 +144,7 @@ class Gauge:
     def joules(self, reading: Reading) -> float:
         """The reading, corrected by what is known by now."""
         best = self._best()
-        each = [slopes.spreads()[:, best] for slopes in self._slopes]
+        each = [slopes.spreads(best) for slopes in self._slopes]
         ss, pp, sp = each[0] + each[1]
         if sp <= 0 or sp**2 < EXPLAINED * ss * pp:
             return reading.joules
@@ -157,7 +158,7 @@ class Gauge:
 
     def _best(self) -> int:
         """The way that explains most of what ticks show."""
-        ss, _, sp = (self._slopes[0].spreads() + self._slopes[1].spreads())[:, self._ways]
+        ss, _, sp = self._slopes[0].spreads(self._ways) + self._slopes[1].spreads(self._ways)
         return int(self._ways[(sp**2 / np.maximum(ss, 1e-9)).argmax()])
 
     def _spent(self) -> tuple[Array, Array]:

@@ -26,6 +26,7 @@ from perseusd.core.learned.family import (
     Layout,
     carried,
     inverse,
+    solved,
 )
 from perseusd.core.model import Kind
 
@@ -168,11 +169,10 @@ class _Fit:
         known = before.fitted if before is not None else None
         theta[: self.layout.size] = carried(self.layout, theta[: self.layout.size], known)
         theta, matrix = self._descended(theta)
-        covariance = inverse(matrix)
         size = self.layout.size
-        fitted = Fitted(self.layout, theta[:size], covariance[:size, :size])
+        fitted = Fitted(self.layout, theta[:size], matrix)
         blocking = np.exp(theta[size : size + len(self.ranks)])
-        error = np.sqrt(np.diag(covariance)[size : size + len(self.ranks)])
+        error = np.sqrt(np.diag(fitted.covariance)[size : size + len(self.ranks)])
         return PowerModel(
             fitted,
             self.group,
@@ -187,7 +187,7 @@ class _Fit:
         damping = 1e-6
         for _ in range(MOST_STEPS):
             damped = matrix + damping * np.diag(np.diag(matrix))
-            step = np.clip(inverse(damped) @ right, -LARGEST_STEP, LARGEST_STEP)
+            step = np.clip(solved(damped, right), -LARGEST_STEP, LARGEST_STEP)
             tried = self._normal(theta + step)
             if tried[0] > cost:
                 damping = max(damping * 10, 1e-4)
@@ -239,7 +239,7 @@ def _residual(equations: Equations) -> tuple[Array, float]:
     """(columns,) watts by least squares, and J²: the variance of a tick's residual."""
     gram = equations.gram + RIDGE * np.eye(len(equations.columns))
     right = equations.moment + RIDGE * _mean_watts(equations)
-    watts: Array = inverse(gram) @ right
+    watts = solved(gram, right)
     return watts, equations.variance(watts)
 
 

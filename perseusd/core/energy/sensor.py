@@ -9,6 +9,7 @@ counter does is found by trying: see `attribution`.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,13 +104,18 @@ class CounterTicks:
             del self.ticks[: KEPT_TICKS // 2]
 
     def count(self, start_ns: int, end_ns: int) -> int:
-        return sum(start_ns <= tick.middle_ns < end_ns for tick in self.ticks)
+        return max(self._before(end_ns) - self._before(start_ns), 0)
 
     def take(self, start_ns: int, end_ns: int) -> list[Tick]:
         """Ticks within [start, end); what lies before is dropped."""
-        taken = [t for t in self.ticks if start_ns <= t.middle_ns < end_ns]
-        self.ticks = [t for t in self.ticks if t.middle_ns >= end_ns]
+        end = self._before(end_ns)
+        taken = self.ticks[self._before(start_ns) : end]
+        del self.ticks[:end]
         return taken
+
+    def _before(self, time_ns: int) -> int:
+        """How many ticks were before."""
+        return bisect.bisect_left(self.ticks, time_ns, key=lambda tick: tick.middle_ns)
 
 
 def moments(ticks: Sequence[Tick], origin_ns: int) -> Array:
@@ -117,18 +123,19 @@ def moments(ticks: Sequence[Tick], origin_ns: int) -> Array:
 
     Where the ticks fit a line within their brackets they happened on the line; else in the middles.
     """
-    after = np.array([t.after_ns - origin_ns for t in ticks], dtype=float) * 1e-9
-    by = np.array([t.by_ns - origin_ns for t in ticks], dtype=float) * 1e-9
-    middle = (after + by) / 2
+    after_ns, by_ns, _, _ = zip(*ticks, strict=True)
+    after, by = (np.array([after_ns, by_ns], dtype=np.int64) - origin_ns) * 1e-9
+    middle: Array = (after + by) / 2
     if len(ticks) < FEWEST_EVEN:
         return middle
     spacing = (middle[-1] - middle[0]) / (len(ticks) - 1)
     if not spacing > 0:
         return middle
     index = np.round((middle - middle[0]) / spacing)
-    slope, start = np.polyfit(index, middle, 1)
-    line: Array = start + slope * index
+    from_mean = index - index.sum() / len(index)
+    slope = (from_mean @ middle) / (from_mean @ from_mean)
+    line: Array = middle.sum() / len(middle) + slope * from_mean
     room = UNEVEN * (by - after)
-    if np.any(np.diff(index) < 1) or np.any(line < after - room) or np.any(line > by + room):
+    if (np.diff(index) < 1).any() or (line < after - room).any() or (line > by + room).any():
         return middle
     return np.clip(line, after, by)

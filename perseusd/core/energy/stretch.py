@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perseusd.core.energy.quantiles import median, quantile
 from perseusd.core.energy.sensor import Sensing, Tick, moments
 from perseusd.core.model import Kind
 
@@ -37,15 +39,7 @@ TIMING_S = 0.05
 """By which two ticks may lie further apart than they seem to."""
 
 Array = NDArray[np.float64]
-
-
-class Activity(NamedTuple):
-    """What the GPU did between two moments; kind None: it waited."""
-
-    start_ns: int
-    end_ns: int
-    kind: Kind | None
-    clock_mhz: int
+Ints = NDArray[np.int64]
 
 
 class Column(NamedTuple):
@@ -53,6 +47,48 @@ class Column(NamedTuple):
 
     kind: Kind
     clock_mhz: int
+
+
+@dataclass(frozen=True)
+class Activities:
+    """What a GPU did from one moment on without a gap.
+
+    edges_ns: (n + 1,) where one ended and the next began; none has no length.
+    columns: what they were, each once, waiting (None) first; of: (n,) which of these each was.
+    """
+
+    edges_ns: Ints
+    columns: tuple[Column | None, ...]
+    of: Ints
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    @property
+    def start_ns(self) -> int:
+        return int(self.edges_ns[0])
+
+    @property
+    def end_ns(self) -> int:
+        return int(self.edges_ns[-1])
+
+    def then(self, later: Activities) -> Activities:
+        """Both; the later ones begin where these end."""
+        columns = self.columns
+        if later.columns == columns:
+            of = [self.of, later.of]
+        else:
+            columns = tuple(sorted({*columns, *later.columns}, key=waiting_first))
+            place = {column: i for i, column in enumerate(columns)}
+            of = [np.array([place[c] for c in a.columns])[a.of] for a in (self, later)]
+        edges_ns = np.concatenate([self.edges_ns, later.edges_ns[1:]])
+        return Activities(edges_ns, columns, np.concatenate(of))
+
+    def tail(self, first: int) -> Activities:
+        """From that one on."""
+        found, of = np.unique(self.of[first:], return_inverse=True)
+        columns = tuple(self.columns[i] for i in found.tolist())
+        return Activities(self.edges_ns[first:], columns, of)
 
 
 class Equations(NamedTuple):
@@ -93,10 +129,10 @@ class Stretch(NamedTuple):
     run: NDArray[np.intp]
 
     def spent(self, at_s: Array) -> Array:
-        """(moments, columns) seconds spent so far at any moments, by interpolation."""
-        index = np.clip(np.searchsorted(self.edges_s, at_s) - 1, 0, len(self.edges_s) - 2)
+        """(…, columns) seconds spent so far at any moments (…), by interpolation."""
+        index = np.clip(self.edges_s.searchsorted(at_s) - 1, 0, len(self.edges_s) - 2)
         left, right = self.edges_s[index], self.edges_s[index + 1]
-        share = np.clip((at_s - left) / np.maximum(right - left, 1e-12), 0.0, 1.0)[:, None]
+        share = np.clip((at_s - left) / np.maximum(right - left, 1e-12), 0.0, 1.0)[..., None]
         between: Array = self.spent_s[index] * (1 - share) + self.spent_s[index + 1] * share
         return between
 
@@ -110,7 +146,8 @@ class Stretch(NamedTuple):
         ends = np.concatenate([by - s.late_s for s in sensings])
         begins = np.concatenate([by - s.late_s - s.share * (by - before) for s in sensings])
         shares = np.repeat([s.share for s in sensings], len(by))
-        covered = (self.spent(ends) - self.spent(begins)) / shares[:, None]
+        by_ends, by_begins = self.spent(np.stack([ends, begins]))
+        covered = (by_ends - by_begins) / shares[:, None]
         design = covered.reshape(len(sensings), len(by), len(self.columns))
         return design, self.added_j[keep], self.run[keep]
 
@@ -134,7 +171,7 @@ class Stretch(NamedTuple):
 
 def _possible(seconds: Array, added: Array) -> NDArray[np.bool_]:
     """Whether a GPU that draws what this one draws at most may have used as much in one tick."""
-    most_w = float(np.quantile(added / np.maximum(seconds, 1e-9), MOST_QUANTILE))
+    most_w = quantile(added / np.maximum(seconds, 1e-9), MOST_QUANTILE)
     possible: NDArray[np.bool_] = added <= 1.5 * most_w * (seconds + TIMING_S)
     return possible
 
@@ -144,12 +181,13 @@ def _plausible(rows: Array, added: Array, watts: Array | None) -> NDArray[np.boo
     fit = np.ones(len(added), dtype=bool)
     if watts is None:
         return fit
-    known = ~np.any(rows[:, np.isnan(watts)] > 0, axis=1)
+    known = ~(rows[:, np.isnan(watts)] > 0).any(axis=1)
     if np.count_nonzero(known) < FEWEST_TICKS:
         return fit
     expected = rows[known] @ np.nan_to_num(watts)
-    residual = np.abs(added[known] - expected - np.median(added[known] - expected))
-    usual = max(float(np.median(residual)), LEAST_RESIDUAL * float(np.median(expected)))
+    left = added[known] - expected
+    residual = np.abs(left - median(left))
+    usual = max(median(residual), LEAST_RESIDUAL * median(expected))
     outlying = residual > OUTLYING * usual
     if np.count_nonzero(outlying) <= MOST_OUTLIERS * len(outlying):
         fit[np.flatnonzero(known)[outlying]] = False
@@ -159,37 +197,32 @@ def _plausible(rows: Array, added: Array, watts: Array | None) -> NDArray[np.boo
 def _cumulated(rows: Array, added: Array, run: NDArray[np.intp]) -> tuple[Array, Array, int]:
     """Sums over runs of increments, each run about its own mean: a free offset a run."""
     designs, values = [rows[:0]], [added[:0]]
-    cuts = np.flatnonzero(np.diff(run)) + 1
-    for own in np.split(np.arange(len(added)), cuts):
-        if len(own) < FEWEST_IN_RUN:
+    cuts = (np.flatnonzero(np.diff(run)) + 1).tolist()
+    for begin, end in itertools.pairwise([0, *cuts, len(added)]):
+        if end - begin < FEWEST_IN_RUN:
             continue
-        design = np.vstack([np.zeros(rows.shape[1]), np.cumsum(rows[own], axis=0)])
-        value = np.concatenate([[0.0], np.cumsum(added[own])])
-        designs.append(design - design.mean(axis=0))
-        values.append(value - value.mean())
-    return np.vstack(designs), np.concatenate(values), len(designs) - 1
+        design, value = np.zeros((end - begin + 1, rows.shape[1])), np.zeros(end - begin + 1)
+        np.cumsum(rows[begin:end], axis=0, out=design[1:])
+        np.cumsum(added[begin:end], out=value[1:])
+        designs.append(design - design.sum(axis=0) / len(design))
+        values.append(value - value.sum() / len(value))
+    return np.concatenate(designs), np.concatenate(values), len(designs) - 1
 
 
-def stretch_of(
-    activities: Sequence[Activity], before: int, ticks: Sequence[Tick]
-) -> Stretch | None:
+def stretch_of(activities: Activities, before: int, ticks: Sequence[Tick]) -> Stretch | None:
     """before: how many of the activities were counted already."""
-    origin_ns = activities[before].start_ns
+    origin_ns = int(activities.edges_ns[before])
     chains = [list(own) for _, own in itertools.groupby(ticks, key=lambda t: t.chain)]
     chains = [own for own in chains if len(own) >= 2]
     if not chains:
         return None
-    of = [_column(a) for a in activities]
-    columns = sorted(set(of), key=waiting_first)
-    index = {column: i for i, column in enumerate(columns)}
-    edges = np.array([a.start_ns - origin_ns for a in activities], dtype=float)
-    edges = np.append(edges, activities[-1].end_ns - origin_ns) * 1e-9
-    spent = np.zeros((len(edges), len(columns)))
-    spent[np.arange(1, len(edges)), [index[c] for c in of]] = np.diff(edges)
+    edges = np.asarray((activities.edges_ns - origin_ns) * 1e-9, dtype=np.float64)
+    spent = np.zeros((len(edges), len(activities.columns)))
+    spent[np.arange(1, len(edges)), activities.of] = np.diff(edges)
     seconds = spent[before + 1 :].sum(axis=0)
     from_s, by_s, added, run = _increments(chains, origin_ns)
     return Stretch(
-        tuple(columns), edges, np.cumsum(spent, axis=0), seconds, from_s, by_s, added, run
+        activities.columns, edges, np.cumsum(spent, axis=0), seconds, from_s, by_s, added, run
     )
 
 
@@ -204,10 +237,6 @@ def _increments(
     possible = _possible(by - before, added)
     run = run + len(chains) * np.cumsum(~possible)
     return before[possible], by[possible], added[possible], run[possible]
-
-
-def _column(activity: Activity) -> Column | None:
-    return None if activity.kind is None else Column(activity.kind, activity.clock_mhz)
 
 
 def waiting_first(column: Column | None) -> tuple[object, ...]:

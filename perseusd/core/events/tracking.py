@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from perseus_hooks.events import StageEnd, StageStart
 
 REPEATS = 2
@@ -47,7 +50,7 @@ class Span(NamedTuple):
         return (self.end_ns - self.start_ns) * 1e-9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RankIteration:
     """One rank's whole iteration; `number` is the trainer's own where it tells one."""
 
@@ -57,6 +60,12 @@ class RankIteration:
     @property
     def order(self) -> tuple[Step, ...]:
         return tuple(span.step for span in self.spans)
+
+    @cached_property
+    def stamps_ns(self) -> NDArray[np.int64]:
+        """(n, 2): when each began and ended, ascending."""
+        _, starts, ends = zip(*self.spans, strict=True)
+        return np.array([starts, ends], dtype=np.int64).T
 
 
 class Started(NamedTuple):

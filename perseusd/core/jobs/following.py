@@ -176,7 +176,10 @@ class Followed(ABC):
         self._to_think_of = episode
 
     def think(self) -> None:
-        """Work out what whole iterations tell: that takes a while, and their clocks go first."""
+        """Work out what whole iterations tell: that takes a while, and their clocks go first.
+
+        Called after every event; what nothing waits for is done after later ones, bit by bit.
+        """
         episode, self._to_think_of = self._to_think_of, None
         if episode is not None and episode is self._episode:
             self._whole(episode)

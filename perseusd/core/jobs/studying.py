@@ -97,6 +97,11 @@ class Studied(Followed):
 
     # --- iterations become knowledge ------------------------------------------------------------
 
+    def think(self) -> None:
+        if self._to_think_of is None and self._known is not None:
+            self._known.knowledge.work_on()
+        super().think()
+
     def _whole(self, episode: Episode) -> None:
         if episode.pacer is None and not self._understand(episode):
             return

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseusd.core.critical import CriticalPath
-from perseusd.core.events.clocklog import ClockLog, activities
+from perseusd.core.events.clocklog import MOST_MHZ, ClockLog, activities
 from perseusd.core.events.iterations import Assembly, JobIteration
 from perseusd.core.events.pacing import PacedPlan, Pacer
+from perseusd.core.events.taken import SEVERAL, Taken, taken
 from perseusd.core.graph import Graph
+from perseusd.core.jobs.places import Places
 from perseusd.core.learned.curves import TimeModel
 from perseusd.core.learned.knowledge import GpuFacts, Knowledge
-from perseusd.core.model import Computation, Kind, Pipeline
+from perseusd.core.model import Computation, Pipeline
 from perseusd.core.settings import Settings
 from perseusd.core.trials.explorer import Explorer
 
@@ -37,6 +41,9 @@ REACH_ROUNDING = 1e-3
 
 RECENT = 2
 """Iterations whose pace tells how slow a rank is now."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass
@@ -80,6 +87,7 @@ class Understanding:
         self._ranks: dict[str, list[int]] = {}
         for rank, gpu in gpus.items():
             self._ranks.setdefault(gpu.uuid, []).append(rank)
+        self._places = Places(pipeline, self.graph, gpus)
         self.observed = CriticalPath(self.graph)
         self.ours_s = 0.0
         """What lowered clocks cost the newest iteration's makespan, by the curves."""
@@ -99,118 +107,107 @@ class Understanding:
         full clock, as slow or as fast as a straggler that is not known yet. Returns every
         computation with the seconds that it would have taken at full clock.
         """
-        model = self.knowledge.time_model()
-        seen: list[tuple[Computation, float]] = []
-        at_top: list[tuple[Computation, float]] = []
-        durations = np.empty(len(self.graph))
-        unslowed = np.empty(len(self.graph))
-        for rank, own in enumerate(iteration.ranks):
-            log = logs[self.gpus[rank].uuid]
+        model, places = self.knowledge.time_model(), self._places
+        own_logs = [logs[self.gpus[rank].uuid] for rank in range(len(iteration.ranks))]
+        took = taken(iteration.ranks, own_logs)
+        usual_s = np.array([model.top_s.get(k, math.nan) for k in places.kinds])[places.kind]
+        lesson = self._at_one_clock(took, model)
+        for rank, (own, log) in enumerate(zip(iteration.ranks, own_logs, strict=True)):
             since = ends.get(rank, own.spans[0].start_ns)
             ends[rank] = own.spans[-1].end_ns
-            cut = [
-                [((b - a) * 1e-9, c) for a, b, c in log.pieces(span.start_ns, span.end_ns)]
-                for span in own.spans
-            ]
-            durations[self.graph.order[rank]] = [span.seconds for span in own.spans]
-            computations = self.pipeline.orders[rank]
-            at_top += [
-                (computation, sum(s for s, _ in pieces))
-                for computation, pieces in zip(computations, cut, strict=True)
-                if all(c == self.gpus[rank].top_mhz for _, c in pieces)
-            ]
-            learned = rank not in ill and not (wary and self._strange(computations, cut, model))
-            if learned:
-                self.knowledge.add_activities(rank, activities(rank, own.spans, since, log))
-            for node, computation, pieces in zip(
-                self.graph.order[rank], computations, cut, strict=True
-            ):
-                if learned:
-                    self._time(computation.kind, pieces, model)
-                seconds = self._at_full_clock(computation.kind, pieces, model)
-                if seconds is not None:
-                    seen.append((computation, seconds))
-                unslowed[node] = self._unslowed(computation.kind, pieces, seconds, model)
-        self.observed.add(durations)
-        self._note_pace(seen, at_top, model)
-        both = self.graph.makespan(np.stack([durations, unslowed], axis=1))
-        self.ours_s = float(both[0] - both[1])
-        return seen
+            if rank in ill or (wary and self._strange(rank, took, usual_s)):
+                continue
+            kind = places.kind[places.own[rank]]
+            lived = activities(places.kinds, kind, own.stamps_ns, since, log)
+            self.knowledge.add_activities(rank, lived)
+            self._time(rank, *lesson)
+        full_s = self._at_full_clock(took, model)
+        both = np.empty((len(self.graph), 2))
+        both[places.node, 0] = took.seconds
+        both[places.node, 1] = self._unslowed(took, full_s, usual_s, model)
+        ends_s = self.graph.ends(both)
+        self.ours_s = float(ends_s[:, 0].max() - ends_s[:, 1].max())
+        self.observed.add(both[:, 0], ends_s[:, 0])
+        self._note_pace(took, full_s, usual_s)
+        told = zip(places.computations, full_s.tolist(), strict=True)
+        return [(computation, seconds) for computation, seconds in told if seconds == seconds]
 
     def relink(self, pipeline: Pipeline) -> None:
         """The same computations with other dependencies or communication: what is known holds."""
         self.pipeline, self.graph = pipeline, Graph.from_pipeline(pipeline)
         self.explorer.pipeline, self.explorer.graph = pipeline, self.graph
+        self._places = Places(pipeline, self.graph, self.gpus)
         self.observed = CriticalPath(self.graph)
 
-    def _strange(
-        self,
-        computations: Sequence[Computation],
-        cut: Sequence[Sequence[tuple[float, int]]],
-        model: TimeModel,
-    ) -> bool:
+    def _strange(self, rank: int, took: Taken, usual_s: Floats) -> bool:
         """Whether what the rank ran at full clock took another time than it ever did."""
-        took = usual = 0.0
-        count = 0
-        for computation, pieces in zip(computations, cut, strict=True):
-            top_mhz = self.gpus[computation.rank].top_mhz
-            if all(c == top_mhz for _, c in pieces) and computation.kind in model.top_s:
-                took += sum(seconds for seconds, _ in pieces)
-                usual += model.top_s[computation.kind]
-                count += 1
+        own = self._places.own[rank]
+        at_top = (took.clock_mhz == self._places.top_mhz)[own] & ~np.isnan(usual_s[own])
+        count = int(np.count_nonzero(at_top))
+        usual = float(usual_s[own][at_top].sum())
         if count < FEWEST_AT_TOP or usual <= 0:
             return False
-        noise = STRANGE_SIGMAS * self.knowledge.noise() / math.sqrt(count)
-        return abs(took / usual - 1) > STRANGE + noise
+        off = abs(float(took.seconds[own][at_top].sum()) / usual - 1)
+        if off <= STRANGE:
+            return False
+        return off > STRANGE + STRANGE_SIGMAS * self.knowledge.noise() / math.sqrt(count)
 
-    def _unslowed(
-        self,
-        kind: Kind,
-        pieces: Sequence[tuple[float, int]],
-        seconds: float | None,
-        model: TimeModel,
-    ) -> float:
-        """Seconds at full clock; where the curve does not reach yet, what is usual there."""
-        if seconds is None:
-            return sum(s for s, _ in pieces)
-        furthest = max((self.gpus[kind.rank].top_mhz / c for _, c in pieces), default=1.0)
-        beyond = kind in model.top_s and furthest > model.reach(kind) * (1 + REACH_ROUNDING)
-        return model.top_s[kind] if beyond else seconds
+    def _at_one_clock(self, took: Taken, model: TimeModel) -> tuple[Ints, Floats]:
+        """The clock at which each computation ran (or SEVERAL, where it teaches nothing), and the
+        seconds that it would have taken there throughout."""
+        clock_mhz, seconds = took.clock_mhz.copy(), took.seconds.copy()
+        clock_mhz[seconds <= 0] = SEVERAL
+        for k, pieces in took.pieces.items():
+            kind, top_mhz = self._places.kinds[self._places.kind[k]], int(self._places.top_mhz[k])
+            whole = model.at_one_clock(kind, pieces, top_mhz, IMPURE)
+            if whole is not None:
+                clock_mhz[k], seconds[k] = whole
+        return clock_mhz, seconds
 
-    def _time(self, kind: Kind, pieces: Sequence[tuple[float, int]], model: TimeModel) -> None:
-        top_mhz = self.gpus[kind.rank].top_mhz
-        whole = model.at_one_clock(kind, pieces, top_mhz, IMPURE) if pieces else None
-        if whole is not None:
-            self.knowledge.durations.add(kind, *whole)
+    def _time(self, rank: int, clock_mhz: Ints, seconds: Floats) -> None:
+        """One rank's durations join the curves, each kind's in their order."""
+        for own in self._places.of_kinds[rank]:
+            kind = self._places.kinds[self._places.kind[own[0]]]
+            ran = zip(clock_mhz[own].tolist(), seconds[own].tolist(), strict=True)
+            for clock, some in itertools.groupby(ran, key=itemgetter(0)):
+                if clock != SEVERAL:
+                    self.knowledge.durations.add(kind, clock, *(s for _, s in some))
 
-    def _at_full_clock(
-        self, kind: Kind, pieces: Sequence[tuple[float, int]], model: TimeModel
-    ) -> float | None:
-        """Seconds without our own slowing; None where that kind's curve is not known yet."""
-        top_mhz = self.gpus[kind.rank].top_mhz
-        if all(clock == top_mhz for _, clock in pieces):
-            return sum(seconds for seconds, _ in pieces)
-        if kind not in model.top_s:
-            return None
-        return sum(s / float(model.ratio(kind, top_mhz / clock)) for s, clock in pieces)
+    def _at_full_clock(self, took: Taken, model: TimeModel) -> Floats:
+        """(n,) seconds without our own slowing; NaN where that kind's curve is not known yet."""
+        places, full_s = self._places, took.seconds.copy()
+        lowered = np.flatnonzero(took.clock_mhz != places.top_mhz)
+        pairs = places.kind[lowered] * MOST_MHZ + took.clock_mhz[lowered]
+        found, which = np.unique(pairs, return_inverse=True)
+        ratios = [self._ratio(model, *divmod(pair, MOST_MHZ)) for pair in found.tolist()]
+        full_s[lowered] /= np.array(ratios)[which]
+        for k, pieces in took.pieces.items():
+            kind = int(places.kind[k])
+            full_s[k] = sum(s / self._ratio(model, kind, c) for s, c in pieces)
+        return full_s
 
-    def _note_pace(
-        self,
-        seen: Sequence[tuple[Computation, float]],
-        at_top: Sequence[tuple[Computation, float]],
-        model: TimeModel,
-    ) -> None:
+    def _ratio(self, model: TimeModel, which: int, clock_mhz: int) -> float:
+        kind = self._places.kinds[which]
+        if clock_mhz == SEVERAL or kind not in model.top_s:
+            return math.nan
+        return float(model.ratio(kind, self.gpus[kind.rank].top_mhz / clock_mhz))
+
+    def _unslowed(self, took: Taken, full_s: Floats, usual_s: Floats, model: TimeModel) -> Floats:
+        """(n,) seconds at full clock; where the curve does not reach yet, what is usual there."""
+        kinds, kind = self._places.kinds, self._places.kind
+        reach = np.array([model.reach(k) if k in model.top_s else math.inf for k in kinds])[kind]
+        beyond = self._places.top_mhz / took.lowest_mhz > reach * (1 + REACH_ROUNDING)
+        return np.where(np.isnan(full_s), took.seconds, np.where(beyond, usual_s, full_s))
+
+    def _note_pace(self, took: Taken, full_s: Floats, usual_s: Floats) -> None:
         """Of what ran at full clock, where that is enough: a wrong curve must not pass for slow."""
-        count = np.bincount([c.rank for c, _ in at_top], minlength=self.pipeline.ranks)
-        sure = {rank for rank in range(self.pipeline.ranks) if count[rank] >= FEWEST_AT_TOP}
-        told = [(c, s) for c, s in at_top if c.rank in sure]
-        told += [(c, s) for c, s in seen if c.rank not in sure]
-        took, usual = np.zeros(self.pipeline.ranks), np.zeros(self.pipeline.ranks)
-        for computation, seconds in told:
-            if (top_s := model.top_s.get(computation.kind)) is not None:
-                took[computation.rank] += seconds
-                usual[computation.rank] += top_s
-        self._paces.append(np.divide(took, usual, out=np.ones_like(took), where=usual > 0))
+        rank, ranks = self._places.rank, self.pipeline.ranks
+        at_top = took.clock_mhz == self._places.top_mhz
+        sure = np.bincount(rank[at_top], minlength=ranks) >= FEWEST_AT_TOP
+        told = np.where(sure[rank], at_top, ~np.isnan(full_s)) & ~np.isnan(usual_s)
+        needed = np.bincount(rank[told], weights=full_s[told], minlength=ranks)
+        usual = np.bincount(rank[told], weights=usual_s[told], minlength=ranks)
+        self._paces.append(np.divide(needed, usual, out=np.ones(ranks), where=usual > 0))
 
     def pace(self, rank: int) -> float:
         """How many times its usual time at full clock the rank's computations took of late."""

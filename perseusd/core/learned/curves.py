@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from perseusd.core.learned.durations import Durations
 from perseusd.core.learned.family import (
     KNOTS,
     ROUNDS,
@@ -23,17 +24,11 @@ from perseusd.core.learned.family import (
     Layout,
     Shape,
     carried,
-    inverse,
+    solved,
 )
 from perseusd.core.model import Kind
 
-__all__ = ["Durations", "Shape", "TimeModel", "fit_times", "trimmed_mean"]
-
-KEPT_SAMPLES = 64
-"""Per kind and clock, the newest; a job drifts, and memory is bounded."""
-
-NOISE_FLOOR = 0.003
-"""Relative noise of one duration is never believed to be below this."""
+__all__ = ["Shape", "TimeModel", "fit_times"]
 
 SYSTEMATIC = 0.002
 """What a mean of many durations may still be off by: stamps and clock writes are not exact."""
@@ -44,118 +39,7 @@ BEND = 0.15
 USUAL = Belief(np.log(1 + 0.75 * (KNOTS - 1)), 0.4, 0.01, BEND)
 """Of a GPU model that nothing is published about: time ≈ a + b/f, b from a third of it to all."""
 
-DRIFT_GAIN = 0.02
-"""Share by which a kind's level at a clock follows each duration: with some ten computations an
-iteration a drift is followed within five, and noise moves the level by a tenth of its size."""
-
-DRIFT_SAMPLES = 12
-"""At one clock, before its durations say anything of drift."""
-
-OWN_GAIN = 0.003
-"""The same for what is no drift of the kind but of what was thought of that clock: without it two
-clocks in use would each for ever hold the other's error for drift."""
-
-MOST_DEVIATION = 0.03
-"""Of a duration, that counts as drift: more is a straggling computation."""
-
-LEAST_DRIFT = 0.0005
-"""Less is not worth correcting the durations at other clocks for."""
-
 Array = NDArray[np.float64]
-
-
-@dataclass
-class Durations:
-    """What was seen: per kind and clock, the newest durations in seconds.
-
-    A kind that drifts takes its durations at all clocks along, so that those at a clock not used
-    any more stay comparable: they are as they would be now.
-    """
-
-    seen: dict[Kind, dict[int, list[float]]] = field(default_factory=dict)
-    version: int = 0
-    """Grows with everything that is added."""
-    _means: dict[tuple[Kind, int], tuple[float, int]] = field(default_factory=dict)
-    """(log of the typical duration, samples) as last asked for; recounted after an addition."""
-    _level: dict[tuple[Kind, int], float] = field(default_factory=dict)
-    """Logarithm of what a kind takes at a clock, followed by DRIFT_GAIN."""
-    _drift: dict[tuple[Kind, int], float] = field(default_factory=dict)
-    """By how much a level has moved that the other clocks' durations have not yet."""
-
-    def add(self, kind: Kind, clock_mhz: int, seconds: float) -> None:
-        self.version += 1
-        clocks = self.seen.setdefault(kind, {})
-        samples = clocks.setdefault(clock_mhz, [])
-        if len(samples) >= DRIFT_SAMPLES and seconds > 0:
-            self._follow(kind, clock_mhz, seconds)
-        samples.append(seconds)
-        if len(samples) > KEPT_SAMPLES:
-            del samples[0]
-        self._means.pop((kind, clock_mhz), None)
-
-    def _follow(self, kind: Kind, clock_mhz: int, seconds: float) -> None:
-        own = kind, clock_mhz
-        level = self._level.get(own)
-        if level is None:
-            level = self.mean(kind, clock_mhz)[0]
-        off = min(max(math.log(seconds) - level, -MOST_DEVIATION), MOST_DEVIATION)
-        self._level[own] = level + (DRIFT_GAIN + OWN_GAIN) * off
-        drift = self._drift.get(own, 0.0) + DRIFT_GAIN * off
-        if abs(drift) >= LEAST_DRIFT:
-            self._take_along(kind, clock_mhz, drift)
-            drift = 0.0
-        self._drift[own] = drift
-
-    def _take_along(self, kind: Kind, clock_mhz: int, drift: float) -> None:
-        for clock, samples in self.seen[kind].items():
-            if clock == clock_mhz:
-                continue
-            samples[:] = [s * math.exp(drift) for s in samples]
-            self._means.pop((kind, clock), None)
-            if (kind, clock) in self._level:
-                self._level[kind, clock] += drift
-
-    def mean(self, kind: Kind, clock_mhz: int) -> tuple[float, int]:
-        """(logarithm of the typical duration, samples); samples must have been seen."""
-        found = self._means.get((kind, clock_mhz))
-        if found is None:
-            samples = self.seen[kind][clock_mhz]
-            found = math.log(max(trimmed_mean(samples), 1e-12)), len(samples)
-            self._means[kind, clock_mhz] = found
-        return found
-
-    def count(self, kind: Kind, clock_mhz: int) -> int:
-        return len(self.seen.get(kind, {}).get(clock_mhz, ()))
-
-    def typical(self, kind: Kind, clock_mhz: int) -> float | None:
-        samples = self.seen.get(kind, {}).get(clock_mhz)
-        return trimmed_mean(samples) if samples else None
-
-    def relative_noise(self, top_mhz: Mapping[int, int]) -> float:
-        """Relative standard deviation of one computation's duration at the top clock.
-
-        From the median absolute deviation, so that a straggling iteration does not count as noise.
-        """
-        deviations: list[Array] = []
-        for kind, clocks in self.seen.items():
-            samples = clocks.get(top_mhz[kind.rank], [])
-            if len(samples) >= 4:
-                own = np.array(samples)
-                deviations.append(np.abs(own / np.median(own) - 1))
-        if not deviations:
-            return 0.01
-        return max(NOISE_FLOOR, 1.4826 * float(np.median(np.concatenate(deviations))))
-
-
-def trimmed_mean(samples: Sequence[float]) -> float:
-    """Mean without the smallest and largest tenth; the median of up to four."""
-    ordered = sorted(samples)
-    if len(ordered) < 5:
-        middle = len(ordered) // 2
-        return (ordered[middle] + ordered[-1 - middle]) / 2
-    cut = len(ordered) // 10
-    kept = ordered[cut : len(ordered) - cut]
-    return math.fsum(kept) / len(kept)
 
 
 @dataclass(frozen=True)
@@ -312,8 +196,8 @@ def _fit(
         predicted, slope = layout.predict(theta, kind, x)
         matrix = prior + slope.T @ (slope * weight[:, None])
         right = slope.T @ (weight * (y - predicted)) - prior @ (theta - middle)
-        step = np.clip(inverse(matrix) @ right, -0.5, 0.5)
+        step = np.clip(solved(matrix, right), -0.5, 0.5)
         theta = theta + step
         if np.max(np.abs(step), initial=0.0) < SETTLED:
             break
-    return Fitted(layout, theta, inverse(matrix))
+    return Fitted(layout, theta, matrix)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class Belief:
     bend: float
     error: Array | None = None
 
+    @cached_property
     def precision(self) -> Array:
         """Shape (KNOTS − 1, KNOTS − 1), of S at all knots but the first."""
         n = len(KNOTS) - 1
@@ -104,7 +106,7 @@ class Layout:
         precision = np.zeros((self.size, self.size))
         for name in self.groups:
             theta[self.knots(name)] = beliefs[name].mean[1:]
-            precision[self.knots(name), self.knots(name)] = beliefs[name].precision()
+            precision[self.knots(name), self.knots(name)] = beliefs[name].precision
         for i, place in enumerate(self.group_of):
             precision[count + i, count + i] = 1 / beliefs[self.groups[place]].bend ** 2
         return theta, precision
@@ -139,11 +141,19 @@ def knot_weights(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The most probable parameters and their covariance, (size,) and (size, size)."""
+    """The most probable parameters, (size,), and the matrix of their normal equations.
+
+    matrix: (size, size), or larger where more was fitted with them: that comes last.
+    """
 
     layout: Layout
     theta: Array
-    covariance: Array
+    matrix: Array
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Of all that was fitted. Found when asked for: of most fits nobody does."""
+        return inverse(self.matrix)
 
     def shape(self, group: str) -> Array:
         """(KNOTS,) S of that group."""
@@ -158,7 +168,7 @@ class Fitted:
         own = np.flatnonzero(self.layout.group_of == place)
         _, slope = self.layout.predict(self.theta, np.repeat(own, len(x)), np.tile(x, len(own)))
         slope[:, : len(self.layout.kinds)] = 0.0
-        variance = np.einsum("ni,ni->n", slope @ self.covariance, slope)
+        variance = self._variance(slope)
         least = variance.reshape(len(own), len(x)).min(axis=0)
         return np.asarray(np.sqrt(np.maximum(least, 0.0)))
 
@@ -169,17 +179,34 @@ class Fitted:
         """Standard error of y at x: (n,)."""
         places = np.full(len(x), self.layout.place[kind])
         _, slope = self.layout.predict(self.theta, places, x)
-        variance = np.einsum("ni,ni->n", slope @ self.covariance, slope)
-        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
+        return np.asarray(np.sqrt(np.maximum(self._variance(slope), 0.0)))
+
+    def _variance(self, slope: Array) -> Array:
+        size = self.layout.size
+        covariance = self.covariance[:size, :size]
+        return np.asarray(np.einsum("ni,ni->n", slope @ covariance, slope))
 
 
 def inverse(matrix: Array) -> Array:
     """Of a symmetric positive matrix, however badly scaled."""
+    scaled, scale = _scaled(matrix)
+    found: Array = np.asarray(np.linalg.inv(scaled)) * scale[:, None] * scale[None, :]
+    return found
+
+
+def solved(matrix: Array, right: Array) -> Array:
+    """As inverse(matrix) @ right."""
+    scaled, scale = _scaled(matrix)
+    found: Array = np.asarray(np.linalg.solve(scaled, scale * right)) * scale
+    return found
+
+
+def _scaled(matrix: Array) -> tuple[Array, Array]:
+    """With a diagonal of ones, and what its rows and columns were multiplied with for that."""
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     scaled = matrix * scale[:, None] * scale[None, :]
     scaled += 1e-10 * np.eye(len(scaled))
-    found: Array = np.asarray(np.linalg.inv(scaled)) * scale[:, None] * scale[None, :]
-    return found
+    return scaled, scale
 
 
 def carried(layout: Layout, theta: Array, before: Fitted | None) -> Array:

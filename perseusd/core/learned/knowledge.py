@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from perseusd.core.energy.attribution import (
     FEWEST_TICKS,
     TAIL_NS,
-    Activity,
+    Activities,
     Column,
     EnergyLedger,
     Equations,
@@ -19,9 +20,10 @@ from perseusd.core.energy.attribution import (
 )
 from perseusd.core.energy.powers import BEND as POWER_BEND
 from perseusd.core.energy.powers import PowerModel, fit_powers
-from perseusd.core.energy.sensor import CounterTicks
+from perseusd.core.energy.sensor import CounterTicks, Tick
 from perseusd.core.learned.curves import BEND as TIME_BEND
-from perseusd.core.learned.curves import Durations, TimeModel, fit_times, group_name
+from perseusd.core.learned.curves import TimeModel, fit_times, group_name
+from perseusd.core.learned.durations import Durations
 from perseusd.core.learned.family import KNOTS, Array, Belief
 from perseusd.core.learned.priors import prior_for
 from perseusd.core.learned.recollection import Recollected, recollect, snapshot_of
@@ -71,9 +73,11 @@ class Knowledge:
 
     gpus: Mapping[int, GpuFacts]
     durations: Durations = field(default_factory=Durations)
-    ledgers: dict[int, EnergyLedger] = field(default_factory=dict)
     counters: dict[int, CounterTicks] = field(default_factory=dict)
-    _joined: dict[int, list[Activity]] = field(default_factory=dict)
+    _ledgers: dict[int, EnergyLedger] = field(default_factory=dict)
+    _unread: deque[tuple[int, Activities, list[Tick]]] = field(default_factory=deque)
+    """Iterations of a rank that its ledger has not seen yet: nobody has to wait for that."""
+    _joined: dict[int, Activities] = field(default_factory=dict)
     """By rank, iterations too short to hold enough ticks, which the next ones join."""
     _recollected: Recollected = field(default_factory=Recollected)
     _times: tuple[int, TimeModel] | None = None
@@ -99,33 +103,51 @@ class Knowledge:
     def poll_counter(self, rank: int, time_ns: int, energy_j: float) -> None:
         self.counters.setdefault(rank, CounterTicks()).poll(time_ns, energy_j)
 
-    def add_activities(self, rank: int, activities: Sequence[Activity]) -> None:
-        """One iteration of one rank: activities without gaps; joins the counter's ticks to it."""
-        if not activities:
+    def add_activities(self, rank: int, activities: Activities) -> None:
+        """One iteration of one rank; joins the counter's ticks to it."""
+        if not len(activities):
             return
-        joined = self._joined.pop(rank, [])
-        if joined and joined[-1].end_ns != activities[0].start_ns:
-            joined = []
-        joined += activities
-        start_ns, end_ns = joined[0].start_ns, joined[-1].end_ns
+        joined = self._joined.pop(rank, None)
+        if joined is None or joined.end_ns != activities.start_ns:
+            joined = activities
+        else:
+            joined = joined.then(activities)
+        start_ns, end_ns = joined.start_ns, joined.end_ns
         counter = self.counters.setdefault(rank, CounterTicks())
         if counter.count(start_ns, end_ns) < FEWEST_TICKS and len(joined) < MOST_JOINED:
             self._joined[rank] = joined
             return
-        ledger = self._ledger(rank)
         # A tick just before the last iteration's end may have been polled after it.
-        ledger.add_iteration(joined, counter.take(start_ns - TAIL_NS, end_ns))
+        self._unread.append((rank, joined, counter.take(start_ns - TAIL_NS, end_ns)))
         self._energy_version += 1
-        if ledger.wants_calibration:
-            ledger.calibrate()
 
-    def _ledger(self, rank: int) -> EnergyLedger:
-        ledger = self.ledgers.get(rank)
+    def work_on(self) -> None:
+        """Do a part, a millisecond or two, of what learning has left to do.
+
+        It can be done at any time: who asks for what is known waits for the rest.
+        """
+        if self._unread:
+            self._read_next()
+        elif self._times is not None and self._times[0] != self.durations.version:
+            self.time_model()
+
+    @property
+    def ledgers(self) -> dict[int, EnergyLedger]:
+        """By rank; they know all that was added."""
+        while self._unread:
+            self._read_next()
+        return self._ledgers
+
+    def _read_next(self) -> None:
+        rank, activities, ticks = self._unread.popleft()
+        ledger = self._ledgers.get(rank)
         if ledger is None:
-            ledger = self.ledgers[rank] = EnergyLedger()
+            ledger = self._ledgers[rank] = EnergyLedger()
             if (sensing := self._recollected.sensing.get(rank)) is not None:
                 ledger.sensing = sensing
-        return ledger
+        ledger.add_iteration(activities, ticks)
+        if ledger.wants_calibration:
+            ledger.calibrate()
 
     # --- what is believed -------------------------------------------------------------------
 
@@ -304,6 +326,8 @@ class Knowledge:
         It takes the place of what is published of the GPU's model: shapes over the clock a few
         percent wide. Raises KeyError, TypeError or ValueError where it is not a snapshot.
         """
+        while self._unread:
+            self._read_next()
         self._recollected = recollect(snapshot, self.gpus)
         self._time_beliefs.clear()
         self._power_beliefs.clear()

@@ -69,7 +69,7 @@ class Ledger:
         follows = previous is not None and previous[0].number == iteration.number - 1
         for uuids, own in zip(gpus, iteration.ranks, strict=True):
             for uuid in uuids:
-                self._gauge(uuid).computed(own.spans, follows=follows)
+                self._gauge(uuid).computed(own.stamps_ns, follows=follows)
         if previous is None or not follows:
             return None
         before, was = previous

@@ -118,7 +118,8 @@ def _covariance(fitted: Fitted | None, kinds: Sequence[Kind], x: Array) -> Array
         return np.zeros((len(x), len(x)))
     places = np.array([fitted.layout.place[kind] for kind in kinds], dtype=np.intp)
     _, slope = fitted.layout.predict(fitted.theta, places, x)
-    covariance: Array = slope @ fitted.covariance @ slope.T
+    size = fitted.layout.size
+    covariance: Array = slope @ fitted.covariance[:size, :size] @ slope.T
     return covariance
 
 

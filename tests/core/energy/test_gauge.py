@@ -24,6 +24,10 @@ def spans(number: int, random: np.random.Generator) -> tuple[Span, ...]:
     )
 
 
+def stamps(own: tuple[Span, ...]) -> np.ndarray:
+    return np.array([(span.start_ns, span.end_ns) for span in own])
+
+
 def measured(
     iterations: int, share: float, late_s: float, watts: float = BUSY_W
 ) -> tuple[list[float], list[float], list[float]]:
@@ -45,7 +49,7 @@ def measured(
             shown = np.searchsorted(ticks + late_s, at, side="right") - 1
             gauge.meter.poll(round(at * NS), float(counter[max(shown, 0)]))
             told = at + 0.02
-        gauge.computed(own, follows=number > 0)
+        gauge.computed(stamps(own), follows=number > 0)
         if number < 2:
             continue
         start, end = (lived[n][0].start_ns for n in (number - 1, number))
@@ -92,7 +96,7 @@ def test_a_gpu_whose_power_does_not_depend_on_computing_is_left_alone() -> None:
 def test_without_ticks_on_both_sides_nothing_is_known() -> None:
     """Neither before the first poll nor after the last one."""
     gauge = Gauge()
-    gauge.computed(spans(0, np.random.default_rng(0)), follows=False)
+    gauge.computed(stamps(spans(0, np.random.default_rng(0))), follows=False)
     assert gauge.read(0, NS, full=True) is None
 
 
@@ -125,7 +129,7 @@ def test_iterations_that_are_shorter_than_a_tick_is_timed(seed: int) -> None:
             told += chance.choice([0.005, 0.05, 0.09])
             gauge.meter.poll(round(told * NS), 20.0 * (told // 0.1))
         busy = Span(Step(0, "iteration", 0), round(start * NS), round((start + 0.012) * NS))
-        gauge.computed([busy], follows=number > 0)
+        gauge.computed(stamps((busy,)), follows=number > 0)
         if number > 0:
             reading = gauge.read(round((start - 0.02) * NS), round(start * NS), full=True)
             read += [reading.joules] if reading is not None else []

@@ -92,6 +92,17 @@ def test_even_ticks_are_timed_better_than_by_polls() -> None:
     assert np.abs([t.middle_ns * 1e-6 for t in ticks] - true).max() > 6
 
 
+def test_the_line_is_that_of_least_squares() -> None:
+    """Through all ticks' middles, as numpy fits it."""
+    at = 20 + 50.0 * np.arange(40)
+    jitter = np.random.default_rng(0).uniform(-2, 2, len(at))
+    polls = np.round(at + jitter).astype(int).tolist()
+    ticks = [tick(poll - 8, poll + 8, float(i)) for i, poll in enumerate(polls)]
+    index, middle = np.arange(40), np.array([t.middle_ns for t in ticks]) * 1e-9
+    line = np.polyval(np.polyfit(index, middle, 1), index)
+    assert moments(ticks, 0) == pytest.approx(line, rel=1e-12)
+
+
 def test_uneven_ticks_lie_in_the_middle_of_their_polls() -> None:
     """A counter that keeps no pace has no line, and none is imposed."""
     rng = np.random.default_rng(0)

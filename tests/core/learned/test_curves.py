@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseusd.core.learned.curves import KEPT_SAMPLES, Durations, TimeModel, fit_times
+from perseusd.core.learned.curves import TimeModel, fit_times
+from perseusd.core.learned.durations import KEPT_SAMPLES, Durations
 from perseusd.core.model import Kind
 
 TOP = 1410

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from perseusd.core.energy.attribution import Activity, Column
+from perseusd.core.energy.attribution import Activities, Column
 from perseusd.core.learned.knowledge import MOST_CLOCKS, MOST_JOINED, GpuFacts, Knowledge
 from perseusd.core.model import Kind
 from perseusd.errors import PlanningError
+from tests.core.energy.activity import Activity, together
 
 MS = 1_000_000
 CLOCKS = tuple(range(210, 1411, 15))
@@ -43,7 +44,7 @@ class Lived:
                 seen = float(np.interp(ticked, self.edges[-9:], self.joules[-9:]))
                 self.knowledge.poll_counter(self.rank, self.polled, seen)
                 self.polled += 7 * MS
-        self.knowledge.add_activities(self.rank, activities)
+        self.knowledge.add_activities(self.rank, together(activities))
         self.knowledge.durations.add(kind, clock, run_ms * 1e-3)
 
 
@@ -71,11 +72,26 @@ def test_iterations_that_do_not_follow_each_other_are_not_joined() -> None:
 def test_without_ticks_memory_stays_bounded() -> None:
     """A counter that does not move for days: what waits for it is dropped in time."""
     knowledge = Knowledge(GPUS)
-    for i in range(3 * MOST_JOINED):
-        knowledge.add_activities(0, [Activity(i, i + 1, FORWARD, 1410)])
+    for i in range(0, 3 * MOST_JOINED, 100):
+        rows = [Activity(k, k + 1, FORWARD, 1410) for k in range(i, i + 100)]
+        knowledge.add_activities(0, together(rows))
         assert len(knowledge._joined.get(0, ())) < MOST_JOINED
-    knowledge.add_activities(0, [])
+    nothing = np.zeros(0, dtype=np.int64)
+    knowledge.add_activities(0, Activities(nothing, (), nothing))
     assert knowledge.powers()[0] == {}
+
+
+def test_what_learning_puts_off_changes_nothing() -> None:
+    """Whether it is worked on bit by bit, or only when somebody asks: the same is known."""
+    worked_on, asked = Lived(), Lived()
+    for i in range(100):
+        for lived in (worked_on, asked):
+            lived.iterate(1410 if i % 2 else 1200, 400.0)
+        worked_on.knowledge.work_on()
+    assert not worked_on.knowledge._unread
+    assert len(asked.knowledge._unread) > 50
+    assert worked_on.knowledge.powers() == asked.knowledge.powers()
+    assert worked_on.knowledge.ledgers[0].sensing == asked.knowledge.ledgers[0].sensing
 
 
 def test_curves_reach_as_far_as_was_explored() -> None:

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perseusd.core.energy.attribution import Activity
 from perseusd.core.learned.knowledge import GpuFacts, Knowledge
 from perseusd.core.learned.memory import ForgottenError, Recollection, learned, signature
 from perseusd.core.learned.plausible import implausible
 from perseusd.core.model import Computation, Kind
 from perseusd.core.schedules import gpipe, one_f_one_b, pipeline
+from tests.core.energy.activity import Activity, together
 
 CLOCKS = tuple(range(705, 1411, 15))
 TOP = CLOCKS[-1]
@@ -66,7 +66,7 @@ class Life:
         for _ in range(iterations):
             for rank in GPUS:
                 done = list(self._iteration(rank, clock))
-                self.knowledge.add_activities(rank, done)
+                self.knowledge.add_activities(rank, together(done))
         return self
 
     def _iteration(self, rank: int, clock: Callable[[Kind, int], int]) -> Iterator[Activity]:
@@ -368,7 +368,7 @@ def test_whatever_stands_anywhere_is_refused_or_usable(
     assert isinstance(memory.fits(now), str | None)
     assert isinstance(memory.contradicted(now), str | None)
     memory.confirmed(now)
-    recalled = Knowledge(GPUS, durations=now.durations, ledgers=now.ledgers, counters=now.counters)
+    recalled = Knowledge(GPUS, now.durations, now.counters, now.ledgers)
     recalled.recall(memory.snapshot)
     curves, blocking = recalled.curves(KINDS)
     numbers = [v for c in curves.values() for v in (*c.time_s, *c.energy_j)] + [*blocking.values()]

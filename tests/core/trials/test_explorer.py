@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from perseusd.core.energy.attribution import Activity
 from perseusd.core.graph import Graph
 from perseusd.core.learned.knowledge import GpuFacts, Knowledge
 from perseusd.core.model import Computation, Kind, Plan
 from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.core.trials.explorer import LADDER, OPEN_AT_START, Explorer
 from perseusd.errors import PlanningError
+from tests.core.energy.activity import Activity, together
 
 CLOCKS = tuple(range(210, 1411, 15))
 TOP = CLOCKS[-1]
@@ -105,7 +105,7 @@ class School:
                 ticked = poll // (50 * MS) * 50 * MS
                 value = 10 * len(self.plans) * 1e4 + float(np.interp(ticked, edges, energy))
                 self.knowledge.poll_counter(rank, poll, value)
-            self.knowledge.add_activities(rank, activities)
+            self.knowledge.add_activities(rank, together(activities))
         self.now += 10**11
         self.plans.append(plan)
         self.makespans.append(self.length(clock_of))
