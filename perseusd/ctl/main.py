@@ -21,6 +21,7 @@ from perseusd.ctl import (
     record,
     release,
     resume,
+    selftest,
     status,
     straggler,
     verify,
@@ -42,6 +43,7 @@ _COMMANDS = {
     "release": (release, "put one job or GPU to full clock, and leave it there until resumed"),
     "verify": (verify, "is every GPU's clock what perseusd has written? Exits with 1 if not"),
     "memory": (memory, "the learned curves that are kept on disk: list them, forget them"),
+    "selftest": (selftest, "lock clocks of real GPUs, read them back, time it, put them back"),
     "config": (config, "check the configuration, or show what is in force"),
     "completion": (completion, "a script for bash, zsh or fish to complete these words with"),
 }

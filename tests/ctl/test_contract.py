@@ -60,6 +60,7 @@ CASES: Mapping[tuple[str, ...], Case] = {
     ("memory", "forget"): Case(("--all",), UNREACHABLE, NOT_PERMITTED),
     ("config", "check"): Case(("FILE",), DONE, DONE),
     ("config", "show"): Case((), DONE, NOT_PERMITTED),
+    ("selftest",): Case((), FAILED, FAILED),  # neither without a driver nor beside a daemon
     ("completion",): Case(("fish",), DONE, DONE),
 }
 
