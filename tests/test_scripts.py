@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,49 @@ def test_a_python_without_venv_is_told_the_package(setup: Path, tmp_path: Path) 
 def test_an_unknown_argument_is_usage(setup: Path) -> None:
     """scripts/setup takes --test and nothing else."""
     assert run(setup, "--nope").returncode == 2
+
+
+def old_python(folder: Path) -> Path:
+    """An interpreter that says it is too old."""
+    old = folder / "old-python"
+    old.write_text("#!/bin/sh\necho 'is Python 3.9; 3.11 or newer is needed' >&2; exit 1\n")
+    old.chmod(0o755)
+    return old
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--prefix", "relative"], 2, "give an absolute path"),
+        (["--prefix", "/home/somebody/perseusd"], 2, "the units see nothing there"),
+        (["--prefix", "/usr"], 2, "something in it that scripts/install did not put there"),
+        (["--wheelhouse", "/nowhere"], 2, "scripts/wheels --dependencies"),
+        (["--python", "/nowhere/python"], 1, "/nowhere/python"),
+        (["--python"], 2, "--python needs a value"),
+        (["--nope"], 2, "usage:"),
+    ],
+)
+def test_install_refuses_what_units_could_not_run(words: list[str], code: int, said: str) -> None:
+    """Before anything is written: places that the units do not see, and what is not ours."""
+    done = run(SCRIPTS / "install", *words)
+    assert done.returncode == code
+    assert said in done.stderr
+
+
+def test_install_names_a_python_that_cannot_be_the_one(tmp_path: Path) -> None:
+    """One that is too old, and one that the units' PrivateTmp hides."""
+    done = run(SCRIPTS / "install", "--python", str(old_python(tmp_path)))
+    assert done.returncode == 1
+    assert "3.11 or newer is needed" in done.stderr
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        done = run(SCRIPTS / "install", "--python", f"{folder}/bin/python")
+    assert done.returncode == 1
+    assert f"has {folder}/bin/python, where the units see nothing" in done.stderr
+
+
+def test_wheels_and_uninstall_take_no_other_words() -> None:
+    """Wrong usage is exit code 2, and nothing is done."""
+    assert run(SCRIPTS / "wheels").returncode == 2
+    assert run(SCRIPTS / "wheels", "--nope").returncode == 2
+    assert run(SCRIPTS / "uninstall", "--nope").returncode == 2
