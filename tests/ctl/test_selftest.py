@@ -35,6 +35,7 @@ class Bench:
 
     def command(self, *words: str) -> list[str]:
         state = ["--state-dir", str(self.folder / "state")]
+        state += ["--node-lock", str(self.folder / "node.lock")]
         return [sys.executable, "-c", COMMAND, "selftest", "--rounds", "2", *state, *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -159,6 +160,7 @@ def test_through_a_service_that_listens(bench: Bench) -> None:
     listening = bench.folder / "clock.sock"
     service = [sys.executable, "-m", "perseusd.clock", "--socket", str(listening)]
     service += ["--state-dir", str(bench.folder / "service")]
+    service += ["--node-lock", str(bench.folder / "service.lock")]
     process = subprocess.Popen(service, env=bench._environment)
     try:
         eventually(listening.exists)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from perseusd.clock.client import ClockClient
@@ -97,8 +97,8 @@ def refused(result: WriteResult) -> str | None:
 
 
 @contextlib.contextmanager
-def connected(service: Path | None, state_dir: Path, min_fraction: float) -> Iterator[Clocks]:
-    """Through the service that listens there, or with None through a process of our own.
+def connected(service: Path | None, options: Sequence[str]) -> Iterator[Clocks]:
+    """Through the service that listens there, or with None through a process with these options.
 
     Every clock is back afterwards, or GpuError says that one may not be.
     """
@@ -106,7 +106,7 @@ def connected(service: Path | None, state_dir: Path, min_fraction: float) -> Ite
         if service is not None:
             client = ClockClient.connect(service)
         else:
-            client = ClockClient(_own_process(stack, state_dir, min_fraction))
+            client = ClockClient(_own_process(stack, options))
         clocks = Clocks(client)
         try:
             yield clocks
@@ -129,12 +129,9 @@ def found_service() -> Path | None:
     return SERVICE_SOCKET
 
 
-def _own_process(
-    stack: contextlib.ExitStack, state_dir: Path, min_fraction: float
-) -> socket.socket:
+def _own_process(stack: contextlib.ExitStack, options: Sequence[str]) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno())]
-    command += ["--state-dir", str(state_dir), "--min-clock-fraction", str(min_fraction)]
+    command = [sys.executable, "-m", "perseusd.clock", "--fd", str(theirs.fileno()), *options]
     with theirs:
         try:
             process = subprocess.Popen(

@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where one that is started notes what it may have locked (default: %(default)s)",
     )
+    parser.add_argument(
+        "--node-lock",
+        type=Path,
+        metavar="FILE",
+        help="held by one that is started, so that no other one writes (default: its own)",
+    )
     add_json(parser)
 
 
@@ -61,7 +67,7 @@ def main(arguments: argparse.Namespace, config: Config) -> int:
     try:
         gpus = _chosen(node.gpus, arguments.gpu)
         service = arguments.clock_socket or found_service()
-        measured = _measured(gpus, service, arguments, config.min_clock_fraction)
+        measured = _measured(gpus, service, arguments, _options(arguments, config))
     finally:
         node.close()
     through = str(service) if service is not None else "a perseusd-clock of its own"
@@ -74,18 +80,29 @@ def main(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _measured(
-    gpus: Sequence[Gpu], service: Path | None, arguments: argparse.Namespace, min_fraction: float
+    gpus: Sequence[Gpu], service: Path | None, arguments: argparse.Namespace, options: Sequence[str]
 ) -> list[Measured]:
     allowed = {os.getpid(), *arguments.load}
     for gpu in gpus:
         _refuse_if_used(gpu, allowed)
     measured = []
-    with connected(service, arguments.state_dir, min_fraction) as clocks:
+    with connected(service, options) as clocks:
         clocks.greet({gpu.info.uuid for gpu in gpus})
         for gpu in gpus:
             _refuse_if_used(gpu, allowed)  # a job may have begun meanwhile
             measured.append(measure(clocks, gpu, arguments.rounds))
     return measured
+
+
+def _options(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """Of a clock process that is started for the test."""
+    options = ["--state-dir", str(arguments.state_dir)]
+    options += ["--min-clock-fraction", str(config.min_clock_fraction)]
+    node_lock = arguments.node_lock or config.node_lock
+    options += [] if node_lock is None else ["--node-lock", str(node_lock)]
+    for which, clock_mhz in (config.standing_lock_mhz or {}).items():
+        options += ["--standing-lock", f"{which}={clock_mhz}"]
+    return options
 
 
 def _refuse_beside_a_daemon(config: Config) -> None:
