@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +181,52 @@ def test_notices_of_jobs_have_fields_of_their_kind() -> None:
     told = of_notice(slow)["journal_fields"]
     assert (told["STAGE"], told["RANK"], told["CAUSE"], told["OVER"]) == ("1", "3", "thermal", "no")
     assert of_notice(Notice("me:j", "else")) == {"journal_fields": {"JOB": "me:j"}}
+
+
+@pytest.fixture
+def real_journald() -> Iterator[str]:
+    """systemd's own, in a namespace that is ours: its name."""
+    name = f"perseusd-test-{os.getpid()}"
+    sockets = Path(f"/run/systemd/journal.{name}")
+    sockets.mkdir(parents=True)
+    process = subprocess.Popen(["/lib/systemd/systemd-journald", name])
+    try:
+        deadline = time.monotonic() + 20
+        while not (sockets / "socket").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield name
+    finally:
+        process.terminate()
+        process.wait(20)
+        logs = [
+            log for kept in ("/run", "/var") for log in Path(kept).glob(f"log/journal/*.{name}")
+        ]
+        for left in (sockets, *logs):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@pytest.mark.system
+def test_systemds_journal_finds_lines_by_their_fields(real_journald) -> None:
+    """A job's, and by the reason's code; a line of 300 KB, which no datagram holds, is whole."""
+    socket_path = f"/run/systemd/journal.{real_journald}/socket"
+    handler = Journal(logging.StreamHandler(), socket_path)
+    log = logging.Logger("perseusd.tests", logging.INFO)
+    log.addHandler(handler)
+    told = fields(MessageId.STATE, job="me:j", state="release", why_code="too_slow")
+    log.warning("job me:j: hold → release", extra=told)
+    log.error("x" * 300_000, extra=fields(job="me:k"))
+    handler.close()
+
+    def found(*match: str) -> list[dict[str, str]]:
+        command = ["journalctl", f"--namespace={real_journald}", "--output=json", "--all", *match]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    deadline = time.monotonic() + 20
+    while len(found("JOB=me:k")) < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (line,) = found("WHY_CODE=too_slow")
+    assert (line["MESSAGE"], line["PRIORITY"]) == ("job me:j: hold → release", "4")
+    assert line["MESSAGE_ID"] == MessageId.STATE
+    (long,) = found("JOB=me:k")
+    assert len(long["MESSAGE"]) == 300_000
