@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fuzz_seeds import mutated
 from fuzz_targets import TARGETS, ForgeryError, Target
 
-USUAL = {"wire": 10_000_000, "clock": 2_000_000, "control": 500_000, "config": 200_000}
-FEWEST = 100_000
+USUAL = {"wire": 10_000_000, "clock": 2_000_000, "control": 200_000, "config": 60_000}
+FEWEST = 200_000
 KEPT_FAILURES = 5
 
 

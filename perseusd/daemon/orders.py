@@ -59,16 +59,19 @@ class Orders:
     def _named(self, asked: str, more: Collection[str]) -> str | None:
         """A job by its id or the part after the user's name; a GPU by UUID, its beginning, index.
 
-        None where nothing has that name, or several have.
+        None where nothing has that name, or several have. Users choose their jobs' names, so an id
+        comes before a GPU, and a GPU before what one of them happens to be called.
         """
-        jobs = [n for n in (*self._controller.jobs, *more) if asked in (n, n.split(":", 1)[-1])]
+        jobs = {*self._controller.jobs, *more}
+        if asked in jobs:
+            return asked
         gpus = [
             uuid
             for uuid, facts in self._controller.gpus.items()
             if asked == str(facts.index) or (uuid.startswith(asked) and len(asked) > len("GPU-"))
         ]
-        found = set(jobs) | set(gpus)
-        return found.pop() if len(found) == 1 else None
+        found = gpus or [name for name in jobs if asked == name.split(":", 1)[-1]]
+        return found[0] if len(found) == 1 else None
 
     def _unknown(self, asked: str) -> Answer:
         jobs = ", ".join(sorted(self._controller.jobs)) or "none"

@@ -235,9 +235,15 @@ def test_it_cannot_take_a_job_name_or_a_rank(served: Any, say: Any, helpers: Any
     """The same names make a job of its own, and who means the first one by its id gets that."""
     say(helpers.hello(job="tiny", rank=0), patience_ms=300)
     say(helpers.hello(job="root:tiny", rank=0), patience_ms=300)
-    helpers.until(lambda: len(served.status()["jobs"]) == 3)
+    say(helpers.hello(job="5", rank=0), patience_ms=300)  # as a GPU's index
+    helpers.until(lambda: len(served.status()["jobs"]) == 4)
     ids = {job["id"]: job["ranks"] for job in served.status()["jobs"]}
-    assert ids == {"root:tiny": 4, f"{STRANGER}:tiny": 1, f"{STRANGER}:root:tiny": 1}
+    theirs = ("tiny", "root:tiny", "5")
+    assert ids == {"root:tiny": 4, **{f"{STRANGER}:{name}": 1 for name in theirs}}
+    for named, meant in (("root:tiny",) * 2, ("5", served.node.gpus[5].info.uuid)):
+        for command in ("release", "resume"):
+            answer = served.control({"command": command, "name": named})
+            assert answer == {"ok": True, "name": meant}
     announced = {"command": "straggler_announce", "job": "root:tiny", "factor": 1.2}
     assert served.control(announced) == {"ok": True}
     assert served.control({"command": "straggler_end", "job": "root:tiny"}) == {"ok": True}
@@ -289,6 +295,9 @@ def test_it_cannot_control(served: Any) -> None:
         {"command": "straggler_announce", "job": "root:tiny", "factor": 2},
         {"command": "straggler_end", "job": "root:tiny"},
         {"command": "memory_list"},
+        {"command": "pause"},
+        {"command": "resume"},
+        {"command": "release", "name": "root:tiny"},
         {"command": "memory_forget", "signature": "x"},
         {"command": "no such"},
     ]
