@@ -97,8 +97,9 @@ def _clock(random: Random) -> Iterator[tuple[list[bytes], Judge]]:
     ]
     messages: list[Any] = [
         protocol.Lock(random.randrange(2**32), 0, 1410), protocol.Reset(1, 0xFFFF),
-        protocol.Heartbeat(), protocol.Close(), protocol.HeartbeatLost(),
-        protocol.Hello(1, 8), protocol.GpuName(0, "GPU-" + "0" * 32), *results,
+        protocol.Disown(3), protocol.Heartbeat(), protocol.Close(), protocol.HeartbeatLost(),
+        protocol.Hello(1, 8), protocol.GpuName(0, "GPU-" + "0" * 32, 1410), protocol.Busy(4242),
+        *results,
     ]  # fmt: skip
     yield [protocol.encode(message) for message in messages], judge_clock
 

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from perseusd.clock import protocol
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -26,7 +28,7 @@ def fuzz() -> Iterator[ModuleType]:
     ("name", "inputs", "kinds"),
     [
         ("wire", 60_000, set("hsegwir")),
-        ("clock", 30_000, {"Lock", "Reset", "Heartbeat", "Close", "Hello", "WriteResult"}),
+        ("clock", 30_000, {message.__name__ for message in protocol._LAYOUTS}),
         ("control", 4_000, {"ok"}),
         ("config", 1_000, {"config"}),
         ("recording", 4_000, {"inputs"}),
