@@ -37,8 +37,9 @@ class NodeLock:
                 break
         else:
             raise ConfigurationError(f"{path}: it is replaced again and again; remove it")
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # on a full disk the lock holds, though it does not say whose it is
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """The file stays, since one that is removed could be held twice."""

@@ -41,6 +41,24 @@ def test_a_removed_file_is_not_held_twice(path: Path) -> None:
     second.release()
 
 
+def test_on_a_full_disk_it_holds_without_a_name(path: Path) -> None:
+    """A clock process that is started there can still put clocks back."""
+    program = "import resource, sys; from pathlib import Path; "
+    program += "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+    program += "from perseusd.clock.nodelock import NodeLock; "
+    program += "NodeLock(Path(sys.argv[1])); print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigurationError, match="process unknown"):
+            NodeLock(path)
+        holder.kill()
+
+
 def test_another_users_file(path: Path, monkeypatch) -> None:
     """It keeps nobody's lock from root, which takes its place; other users are refused."""
     path.parent.mkdir()
