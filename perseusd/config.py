@@ -479,15 +479,14 @@ def described(config: Config, origins: Mapping[str, Origin]) -> list[dict[str, A
 
 def _misplaced(config: Config, origins: Mapping[str, Origin]) -> Iterator[Problem]:
     """A perseusd-clock that runs by itself has options of its own, and tells the daemon of them."""
-    for name, flag in (("node_lock", "--node-lock"), ("standing_lock_mhz", "--standing-lock")):
-        if config.clock_socket is not None and getattr(config, name) is not None:
-            yield problem_with(
-                OPTIONS[name],
-                origins[name],
-                shown(getattr(config, name)),
-                f"not beside [clock] socket; give {flag} to that perseusd-clock, in CLOCK_OPTIONS "
-                "in /etc/perseusd/clock.env",
-            )
+    if config.clock_socket is not None and config.standing_lock_mhz is not None:
+        yield problem_with(
+            OPTIONS["standing_lock_mhz"],
+            origins["standing_lock_mhz"],
+            shown(config.standing_lock_mhz),
+            "not beside [clock] socket; give --standing-lock to that perseusd-clock, in "
+            "CLOCK_OPTIONS in /etc/perseusd/clock.env",
+        )
 
 
 def _too_long(config: Config, origins: Mapping[str, Origin]) -> Iterator[Problem]:

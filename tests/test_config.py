@@ -428,3 +428,15 @@ def test_any_text_of_any_variable_is_taken_or_refused(environ: dict[str, str]) -
     """Whatever the environment holds, loading it raises ConfigurationError or nothing."""
     with contextlib.suppress(ConfigurationError):
         load_config(None, {}, environ)
+
+
+def test_a_standing_lock_is_one_clock_or_a_table(tmp_path: Path) -> None:
+    """For all GPUs, or by UUID and model; beside a clock process of its own it is refused."""
+    assert loaded(tmp_path, "[clock]\nstanding_lock_mhz = 1305").standing_lock_mhz == {"*": 1305}
+    table = '[clock]\nstanding_lock_mhz = { "GPU-1" = 1200, "NVIDIA A40" = 1500 }'
+    assert loaded(tmp_path, table).standing_lock_mhz == {"GPU-1": 1200, "NVIDIA A40": 1500}
+    for wrong in ("0", "70000", '"fast"', '{ "GPU-1" = true }'):
+        with pytest.raises(ConfigurationError, match="a clock in MHz"):
+            loaded(tmp_path, f"[clock]\nstanding_lock_mhz = {wrong}")
+    with pytest.raises(ConfigurationError, match="CLOCK_OPTIONS"):
+        loaded(tmp_path, '[clock]\nsocket = "/run/x"\nstanding_lock_mhz = 1305')

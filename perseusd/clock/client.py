@@ -156,8 +156,7 @@ class ClockClient:
             self._socket.send(encode(request))
         except BlockingIOError:  # it has stopped reading; a request that waits would be stale
             return False
-        except OSError:
-            self.alive = False
+        except OSError:  # it has hung up: reading says so, after what it has said last
             return False
         return True
 

@@ -16,7 +16,7 @@ from perseusd.clock.desks import Desks
 from perseusd.clock.guard import Limits
 from perseusd.clock.holding import Holding
 from perseusd.clock.intent import IntentFile, boot_id
-from perseusd.clock.nodelock import DEFAULT, NodeLock
+from perseusd.clock.nodelock import DEFAULT, VARIABLE, NodeLock
 from perseusd.clock.server import ClockServer, Timeouts
 from perseusd.errors import ConfigurationError, NotPermittedError, PerseusError, UsageError
 from perseusd.gpus import open_gpus
@@ -121,10 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--node-lock",
         type=Path,
-        default=DEFAULT,
+        default=Path(os.environ.get(VARIABLE) or DEFAULT),
         metavar="FILE",
         help="held, so that no other perseusd-clock writes this node's clocks; not with "
-        "--simulated (default: %(default)s)",
+        f"--simulated (default: ${VARIABLE}, else {DEFAULT})",
     )
     parser.add_argument(
         "--heartbeat-timeout",

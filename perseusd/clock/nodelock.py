@@ -16,6 +16,7 @@ from pathlib import Path
 from perseusd.errors import ConfigurationError, NotPermittedError
 
 DEFAULT = Path("/run/lock/perseusd-clock.lock")
+VARIABLE = "PERSEUSD_CLOCK_NODE_LOCK"  # as the daemon's own variable for [clock] node_lock
 
 _ATTEMPTS = 5
 """Another process may replace the file between our steps."""

@@ -122,8 +122,6 @@ class Rig:
         self.job: EmulatedJob | None = None
         self.log = folder / "daemon.log"
         self._descendants: set[int] = set()
-        if nvml is not None:  # real GPUs, as far as the daemon can tell: others may run beside it
-            config += f'[clock]\nnode_lock = "{folder / "node.lock"}"\n'
         (folder / "perseusd.toml").write_text(config)
 
     def command(self, *arguments: str) -> list[str]:

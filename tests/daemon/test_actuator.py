@@ -15,7 +15,7 @@ import pytest
 
 from perseusd.config import load_config
 from perseusd.daemon.actuator import Actuator, Failed, Written
-from perseusd.errors import DaemonUnreachableError
+from perseusd.errors import ConfigurationError, DaemonUnreachableError
 from perseusd.gpus.simulated import SPECS, Fault, SimulatedNode, create_node
 
 GPUS = 3
@@ -59,6 +59,7 @@ class Desk:
         for gpu in self.node.gpus:
             gpu.set_fault(Fault.NONE)
         self.actuator.stop()
+        self.at_the_end = self.locked()
         self.node.close()
 
 
@@ -280,3 +281,39 @@ def test_a_clock_process_of_its_own_unit_is_reached_again(tmp_path: Path) -> Non
             second.terminate()
     assert second.returncode == 0
     desk.close()
+
+
+def test_the_sites_own_lock_is_put_back_and_told(tmp_path: Path) -> None:
+    """Its clock process gets it from the configuration, and says which GPUs have it."""
+    desk = Desk(tmp_path, standing_lock_mhz={"*": 1305})
+    desk.actuator.start()
+    try:
+        assert desk.actuator.standing_mhz == dict.fromkeys(desk.uuids, 1305)
+        desk.lock_all(1200)
+        desk.actuator.set_clock(desk.uuids[0], None)
+        desk.until(lambda: desk.locked() == [1305, 1200, 1200])
+    finally:
+        desk.close()
+    assert desk.at_the_end == [1305] * GPUS
+
+
+def test_a_clock_process_that_serves_another_daemon(tmp_path: Path, desk: Desk) -> None:
+    """The second daemon does not start, and is told of whom the first is."""
+    socket = tmp_path / "clock.sock"
+    command = [sys.executable, "-m", "perseusd.clock", "--socket", str(socket)]
+    command += ["--state-dir", str(tmp_path / "own"), "--simulated", str(desk.node.path)]
+    process = subprocess.Popen(command)
+    first, second = (
+        Actuator(load_config(None, {"runtime_dir": tmp_path, "clock_socket": socket}, {}), [])
+        for _ in range(2)
+    )
+    try:
+        desk.until(socket.exists)
+        first.start()
+        assert first.alive
+        with pytest.raises(ConfigurationError, match=f"process {os.getpid()}"):
+            second.start()
+    finally:
+        first.stop()
+        process.terminate()
+        process.wait(10)

@@ -141,11 +141,8 @@ def test_one_job_and_one_gpu_are_released(held, helpers) -> None:
 
 def test_a_second_daemon_of_the_node_is_refused(held, helpers, tmp_path) -> None:
     """From another runtime directory, too: exit code 78, and it names who writes the clocks."""
-    config = tmp_path / "perseusd.toml"
-    config.write_text(f'[clock]\nnode_lock = "{held.folder / "node.lock"}"\n')
-    command = [sys.executable, "-m", "perseusd", "run", "--config", str(config)]
     done = subprocess.run(
-        [*command, "--runtime-dir", str(tmp_path)],
+        [sys.executable, "-m", "perseusd", "run", "--runtime-dir", str(tmp_path)],
         env=held.environment(),
         capture_output=True,
         text=True,

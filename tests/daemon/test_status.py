@@ -111,3 +111,15 @@ def test_the_first_schema_stays(status) -> None:
     """Fields are added; those that were there from the beginning are never taken away."""
     assert status["schema_version"] == 1
     assert set(status["jobs"][0]) >= SCHEMA_1
+
+
+def test_a_standing_lock_is_full_clock(rig) -> None:
+    """Planning takes no higher clock for one that there is, and status tells of it."""
+    flags = {"runtime_dir": rig.folder, "simulate": 4, "observe": True}
+    config = load_config(None, {**flags, "standing_lock_mhz": {"*": 1305}}, {})
+    made = Service(config, Reloader(config, Sources()))
+    try:
+        assert {gpu["standing_mhz"] for gpu in made.status.make()["gpus"]} == {1305}
+        assert {facts.top_mhz for facts in made.controller.gpus.values()} == {1305}
+    finally:
+        made.shutdown()

@@ -32,5 +32,12 @@ def build(folder: Path) -> Path:
 
 
 def environment(library: Path, node: Path) -> dict[str, str]:
-    """What a process needs in its environment when it starts, to have that node's GPUs."""
-    return {"LD_LIBRARY_PATH": str(library.parent), "NVMLFAKE_NODE": str(node)}
+    """What a process needs in its environment when it starts, to have that node's GPUs.
+
+    Nodes that are tested beside each other have a lock of their own, each.
+    """
+    return {
+        "LD_LIBRARY_PATH": str(library.parent),
+        "NVMLFAKE_NODE": str(node),
+        "PERSEUSD_CLOCK_NODE_LOCK": f"{node}.lock",
+    }

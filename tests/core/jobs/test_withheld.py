@@ -39,3 +39,20 @@ def test_a_gpu_of_no_job_withholds_nothing(node: NodeOf) -> None:
     made.do(made.controller.withhold("GPU-9", "it is stuck"))
     made.iterate(3)
     assert made.state == "hold"
+
+
+def test_after_a_sleep_everything_is_learned_anew(node: NodeOf) -> None:
+    """Full clocks at once; the baseline is measured again, and lower clocks are tried again."""
+    made = node()
+    made.join()
+    made.until("hold")
+    before = len(made.log)
+    made.do(made.controller.relearn_all("this machine has slept for 60 s"))
+    assert not made.lowered
+    job = made.controller.jobs["me:job"]
+    assert job.progress() is None
+    assert job.ledger.count("baseline") == 0
+    made.until("hold")
+    states = [state.value for state, _ in job.states]
+    assert states[-4:] == ["release", "baseline", "learn", "hold"]
+    assert made.writes(before)
