@@ -51,6 +51,13 @@ def test_restarts_are_bounded_where_a_restart_could_do_harm() -> None:
         assert "nvidia-persistenced.service" in unit["Unit"]["After"].split()
 
 
+@pytest.mark.parametrize("name", ["perseusd.service", "perseusd-exporter.service"])
+def test_libzmq_may_set_its_threads_policy(name: str) -> None:
+    """It ends a process that may not, and only once its first socket is made. The last
+    SystemCallFilter of a unit is the one that gives it back what a group had taken."""
+    assert "sched_setscheduler" in Unit(name)["Service"]["SystemCallFilter"].split()
+
+
 def test_only_the_exporter_has_a_network() -> None:
     """The daemon and the clock process have none at all; the exporter is for this host alone."""
     for name in READ_GPUS:
