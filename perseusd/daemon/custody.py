@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 PAUSED = "paused by an operator: `perseusctl resume` ends it"
 
 
+LATE_S = 1.0
+"""Between two looks: after longer, nothing of what has come since was heard yet."""
+
+
 class Custody:
     """Looks after GPUs, beside the plans for them.
 
@@ -44,6 +48,7 @@ class Custody:
         self._released: dict[str, str] = {}
         self._foreign: dict[str, str] = {}
         self._more: Mapping[str, str] = {}
+        self._looked_s = time.monotonic()
         self.paused = False
 
     def look(self, now_s: float, more: Mapping[str, str] | None = None) -> list[Action]:
@@ -53,6 +58,9 @@ class Custody:
         the last ones still hold.
         """
         self._more = self._more if more is None else more
+        late, self._looked_s = now_s - self._looked_s > LATE_S, now_s
+        if late:  # this process was stopped itself: what it waits for may have come meanwhile
+            return []
         actions: list[Action] = []
         if slept_s := self._slept_s():
             why = f"this machine has slept for {slept_s:.0f} s: everything is learned anew"
