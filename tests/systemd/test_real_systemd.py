@@ -1,0 +1,179 @@
+"""perseusd under a real systemd: installed, running a job, killed in every way, upgraded, removed.
+
+The tests run in this order, on one machine. Whatever happens to the daemon, the job or the clock
+process, every clock is full soon afterwards, and systemd has everything running again.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+UNITS = ("perseusd-clock", "perseusd")
+WATCHDOG_S = 5.0  # as in perseusd.service
+SETTLE_S = 1.0
+"""Of a daemon or client that is gone, every clock is back after this."""
+
+
+def test_install_starts_nothing_and_says_what_is_next(installed: Any) -> None:
+    """From a wheelhouse, without a network: files, user, commands, and units that do not run."""
+    said = installed.script("install", "--wheelhouse", "/wheels")
+    assert "systemctl enable --now perseusd-clock perseusd" in said
+    assert installed.machine.run("perseusctl", "--version").stdout.startswith("perseusctl ")
+    assert installed.machine.run("id", "perseusd").returncode == 0
+    for unit in UNITS:
+        assert installed.machine.property(unit, "ActiveState") == "inactive"
+
+
+def test_units_start_and_hold_a_job(installed: Any, configuration: str) -> None:
+    """Enabled and started, ready when systemctl returns, as the users that they are to be."""
+    installed.give_driver()
+    installed.warm_kernels()
+    (installed.machine.root / "etc/perseusd/perseusd.toml").write_text(configuration)
+    began_s = time.monotonic()
+    installed.machine.run("systemctl", "enable", "--quiet", "--now", *UNITS)
+    sys.stdout.write(f"both units started in {time.monotonic() - began_s:.2f} s\n")
+    installed.hold()
+    users = installed.machine.run("ps", "-eo", "user=,args=").stdout
+    assert re.search(r"^perseusd .*bin/perseusd run", users, re.MULTILINE)
+    assert re.search(r"^root .*bin/perseusd-clock --socket", users, re.MULTILINE)
+    status = Path(f"/proc/{installed.main_pid('perseusd')}/status").read_text()
+    assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
+
+
+def test_upgrade_in_place_while_training_runs(installed: Any) -> None:
+    """Installed over what runs: another release, the same configuration, and the job is served."""
+    installed.hold()
+    config = (installed.machine.root / "etc/perseusd/perseusd.toml").read_text()
+    before, old = installed.release(), installed.main_pid("perseusd")
+    said = installed.script("install", "--wheelhouse", "/wheels")
+    assert "/etc/perseusd/perseusd.toml is kept" in said
+    assert (installed.machine.root / "etc/perseusd/perseusd.toml").read_text() == config
+    releases = installed.machine.root / "opt/perseusd/releases"
+    assert [f"releases/{path.name}" for path in releases.iterdir()] == [installed.release()]
+    assert installed.release() != before
+    command = Path(f"/proc/{installed.main_pid('perseusd')}/cmdline").read_text()
+    assert installed.release() in command
+    assert installed.main_pid("perseusd") != old
+    installed.until(installed.state)  # its hooks have introduced themselves
+    installed.warm_kernels()
+    installed.machine.run("systemctl", "restart", "perseusd")
+
+
+def test_reload_takes_the_configuration_that_is_right(installed: Any) -> None:
+    """`systemctl reload` swaps what may be swapped and keeps the process; what is wrong is refused,
+    and changes nothing."""
+    installed.hold()
+    before = installed.main_pid("perseusd")
+    config = installed.machine.root / "etc/perseusd/perseusd.toml"
+    right = config.read_text()
+    config.write_text(right.replace("slowdown_budget", "slowdown_bugdet"))
+    refused = installed.machine.run("systemctl", "reload", "perseusd", check=False)
+    assert refused.returncode != 0
+    assert "slowdown_bugdet" in installed.machine.journal("--unit=perseusd")
+    config.write_text(right.replace("slowdown_budget = 0.1", "slowdown_budget = 0.12"))
+    installed.machine.run("systemctl", "reload", "perseusd")
+    installed.until(lambda: "slowdown_budget" in installed.machine.journal("--unit=perseusd"))
+    assert installed.main_pid("perseusd") == before
+    installed.hold()
+
+
+def test_killed_daemon(installed: Any) -> None:
+    """SIGKILL of perseusd: perseusd-clock puts back, systemd starts it anew, the job is held."""
+    installed.hold()
+    before = installed.main_pid("perseusd")
+    since = installed.kill(before)
+    assert installed.seconds_locked(since, SETTLE_S, "daemon killed") <= SETTLE_S
+    installed.hold()
+    assert installed.main_pid("perseusd") not in (0, before)
+
+
+def test_killed_client(installed: Any) -> None:
+    """SIGKILL of one training process: its pidfd tells."""
+    installed.hold()
+    since = installed.kill(installed.workers()[0])
+    assert installed.seconds_locked(since, SETTLE_S, "client killed") <= SETTLE_S
+
+
+def test_killed_daemon_and_client(installed: Any) -> None:
+    """SIGKILL of both at once."""
+    installed.hold()
+    since = installed.kill(installed.main_pid("perseusd"), installed.workers()[1])
+    assert installed.seconds_locked(since, SETTLE_S, "both killed") <= SETTLE_S
+
+
+def test_killed_clock_process(installed: Any) -> None:
+    """SIGKILL of perseusd-clock: the stop step of its unit puts back what its intent file names."""
+    installed.hold()
+    since = installed.kill(installed.main_pid("perseusd-clock"))
+    assert installed.seconds_locked(since, SETTLE_S, "perseusd-clock killed") <= SETTLE_S
+    installed.hold()
+
+
+def test_stopped_daemon_is_restarted_by_its_watchdog(installed: Any) -> None:
+    """SIGSTOP: perseusd-clock misses the heartbeat, and systemd the sign of life."""
+    installed.hold()
+    before = installed.main_pid("perseusd")
+    since = installed.kill(before, number=signal.SIGSTOP)
+    assert installed.seconds_locked(since, 2.0, "daemon stopped by SIGSTOP") <= 2.0
+    installed.until(lambda: installed.main_pid("perseusd") not in (0, before))
+    took_s = time.monotonic() - since
+    sys.stdout.write(f"watchdog: restarted after {took_s:.2f} s\n")
+    assert took_s <= WATCHDOG_S + 3.0  # its interval, RestartSec, and a busy machine's start
+    assert "watchdog" in installed.machine.journal("--unit=perseusd").lower()
+    installed.hold()
+
+
+def test_hung_clock_process_is_killed_by_its_watchdog(installed: Any) -> None:
+    """SIGSTOP of perseusd-clock while clocks are lowered: its watchdog, and its stop step."""
+    installed.hold()
+    since = installed.kill(installed.main_pid("perseusd-clock"), number=signal.SIGSTOP)
+    installed.until(lambda: not installed.locked(), 10.0)
+    took_s = time.monotonic() - since
+    sys.stdout.write(f"perseusd-clock stopped by SIGSTOP: full clocks after {took_s:.2f} s\n")
+    assert took_s <= 3.0 + 1.0  # its interval
+
+
+def test_stop_is_quick_and_leaves_full_clocks(installed: Any) -> None:
+    """When `systemctl stop` returns, no clock is lowered and nothing runs; training goes on."""
+    installed.hold()
+    began_s = time.monotonic()
+    installed.machine.run("systemctl", "stop", *UNITS)
+    sys.stdout.write(f"stopped within {time.monotonic() - began_s:.2f} s\n")
+    assert not installed.locked()
+    assert installed.processes() == []
+    installed.machine.run("systemctl", "start", *UNITS)
+
+
+def test_uninstall_leaves_what_it_says(installed: Any) -> None:
+    """Removed under a job that is held: clocks are full, and what is kept is named."""
+    installed.hold()
+    said = installed.script("uninstall")
+    assert not installed.locked()
+    for path in ("/etc/perseusd", "/var/lib/perseusd", "perseusd.service.d"):
+        assert path in said
+    assert installed.processes() == []
+    assert installed.left() == {
+        "/etc/perseusd",
+        "/etc/systemd/system/perseusd-clock.service.d",
+        "/etc/systemd/system/perseusd.service.d",
+        "/var/lib/perseusd",
+        "/var/lib/perseusd-clock",
+    }
+
+
+def test_purge_leaves_nothing(installed: Any) -> None:
+    """--purge, even after an uninstall without it, takes configuration, state and user away."""
+    installed.script("uninstall", "--purge")
+    assert {path for path in installed.left() if not path.endswith(".d")} == set()
+    assert installed.machine.run("getent", "passwd", "perseusd", check=False).returncode != 0
+    assert installed.machine.run("getent", "group", "perseusd", check=False).returncode != 0
+    assert installed.machine.run("systemctl", "--failed", "--no-legend").stdout == ""
