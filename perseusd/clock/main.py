@@ -24,6 +24,9 @@ from perseusd.gpus.base import GpuPermissionError
 from perseusd.gpus.standing import ANY
 from perseusd.systemd import notify
 
+_PREDECESSOR_S = Timeouts.restore_s + 1
+"""How long the clock process of a daemon that has just died may hold up its successor's."""
+
 _EXIT_CODES: tuple[tuple[type[PerseusError], int], ...] = (
     (UsageError, 2),
     (NotPermittedError, 77),
@@ -50,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.reset and intent.damage is None and not intent.uuids:
         return 0  # nothing was locked: leave the driver alone
     if not simulated and not options.reset:
-        NodeLock(options.node_lock)  # held until this process ends
+        NodeLock(options.node_lock, _PREDECESSOR_S)  # held until this process ends
     limits = Limits(options.min_clock_fraction, options.allow_mig)
     desks = Desks((), intent, limits, _log, dict(options.standing_lock))
     holding = Holding(lambda: open_gpus(options.simulated), desks, _log)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from perseusd.errors import ConfigurationError, NotPermittedError
 DEFAULT = Path("/run/lock/perseusd-clock.lock")
 VARIABLE = "PERSEUSD_CLOCK_NODE_LOCK"  # as the daemon's own variable for [clock] node_lock
 
+_POLL_S = 0.02
+
 _ATTEMPTS = 5
 """Another process may replace the file between our steps."""
 
@@ -25,13 +28,17 @@ _ATTEMPTS = 5
 class NodeLock:
     """Held from creation until `release`, or the end of this process.
 
+    wait_s: how long another holder is waited for, such as the clock process of a daemon that has
+    just died, which still puts clocks back.
+
     Raises ConfigurationError naming the holder where another process has it, NotPermittedError
     where the file is another user's.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = 0.0) -> None:
         self.path = path
         self._descriptor = -1
+        self._until_s = time.monotonic() + wait_s
         for _ in range(_ATTEMPTS):
             self._descriptor = self._open()
             if self._descriptor >= 0:
@@ -63,7 +70,7 @@ class NodeLock:
             if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
                 os.close(descriptor)
                 return self._not_ours()
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             if self._is(descriptor):
                 return descriptor
         except BlockingIOError:
@@ -75,6 +82,17 @@ class NodeLock:
             ) from None
         os.close(descriptor)
         return -1
+
+    def _lock(self, descriptor: int) -> None:
+        """Raises BlockingIOError where it is still another's in the end."""
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= self._until_s:
+                    raise
+                time.sleep(_POLL_S)
 
     def _not_ours(self) -> int:
         """Root takes a file that another user has put there; everybody else leaves it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nvml_build
@@ -28,6 +30,18 @@ def test_the_second_is_told_who_has_it(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     first.release()
     NodeLock(path).release()
+
+
+def test_a_predecessor_that_is_ending_is_waited_for(path: Path) -> None:
+    """It lets go within the time: its successor has the lock then, and not before."""
+    first = NodeLock(path)
+    threading.Timer(0.3, first.release).start()
+    begin_s = time.monotonic()
+    second = NodeLock(path, wait_s=10)
+    assert 0.2 < time.monotonic() - begin_s < 5
+    with pytest.raises(ConfigurationError):
+        NodeLock(path)
+    second.release()
 
 
 def test_a_removed_file_is_not_held_twice(path: Path) -> None:
