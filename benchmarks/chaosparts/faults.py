@@ -79,6 +79,7 @@ def kill_both(hand: Hand, event: Event) -> End:
     clock = hand.rig.children().get("clock")
     go_on = hand.stop(hand.daemon_pid)
     hand.kill(clock)
+    hand.clock = clock or hand.clock
     again = hand.end_daemon("kill -9 of perseusd and perseusd-clock", signal.SIGKILL)
     go_on()
 

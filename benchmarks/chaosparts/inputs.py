@@ -16,6 +16,7 @@ from perseus_hooks.wire import encode
 from chaosparts.hand import End, Event, Hand, nothing
 
 FLOOD = 8_000
+FLOOD_S = 0.5  # where nobody takes them
 CROWD = 40
 
 
@@ -61,11 +62,14 @@ def flood(hand: Hand, event: Event) -> End:
     (dealer,) = clients.dealers
     if event.picks[0] < 0.7:
         _send(dealer, encode(_hello("flood", 0, ())))
+    until_s = time.monotonic() + FLOOD_S
     for message in _events(FLOOD):
         try:
             dealer.send(message, zmq.NOBLOCK)
         except zmq.Again:
             time.sleep(0.001)
+        if time.monotonic() > until_s:
+            break
     return clients.leave
 
 
