@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -171,8 +172,13 @@ def limited(hand: Hand, event: Event) -> End:
     """Power or heat below the lock."""
     gpu = hand.rig.node.gpus[event.choice(0, tuple(range(STAGES)))]
     reason = event.choice(1, (ClockReason.SW_THERMAL, ClockReason.SW_POWER_CAP))
-    gpu.limit_clock(event.choice(2, (705, 900, 1110)), reason)
-    return lambda: gpu.limit_clock(None)
+    limit = _beside(gpu.limit_clock, event.choice(2, (705, 900, 1110)), reason)
+
+    def lift() -> None:
+        limit.join()
+        gpu.limit_clock(None)
+
+    return lambda: _beside(lift) and None
 
 
 def foreign_writer(hand: Hand, event: Event) -> End:
@@ -180,11 +186,24 @@ def foreign_writer(hand: Hand, event: Event) -> End:
     index = event.choice(0, tuple(range(STAGES)))
     gpu = hand.rig.node.gpus[index]
     if event.picks[1] < 0.5:
-        gpu.reset_clock()
+        _beside(gpu.reset_clock)
         return nothing
     over = hand.no_resets("a foreign lock", gpus([index]), 1.0)
-    gpu.lock_clock(event.choice(2, (705, 900, 1110)))
-    return all_of(gpu.reset_clock, over)
+    lock = _beside(gpu.lock_clock, event.choice(2, (705, 900, 1110)))
+
+    def undo() -> None:
+        lock.join()
+        gpu.reset_clock()
+        over()
+
+    return lambda: _beside(undo) and None
+
+
+def _beside(call: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Writes wait for each other, also for one of a clock process that is stopped."""
+    thread = threading.Thread(target=call, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 def full_disk(hand: Hand, _event: Event) -> End:

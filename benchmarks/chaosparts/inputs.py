@@ -130,6 +130,7 @@ def bad_questions(hand: Hand, event: Event) -> End:
                 continue
             dealer = context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.SNDTIMEO, 100)
+            dealer.setsockopt(zmq.LINGER, 50)  # the loop forgets it
             dealer.connect(f"ipc://{hand.rig.folder}/{name}.sock")
             for _ in range(20):
                 _send(dealer, b"", chance.choice(asked))
