@@ -140,6 +140,7 @@ def test_hung_clock_process_is_killed_by_its_watchdog(installed: Any) -> None:
     took_s = time.monotonic() - since
     sys.stdout.write(f"perseusd-clock stopped by SIGSTOP: full clocks after {took_s:.2f} s\n")
     assert took_s <= 3.0 + 1.0  # its interval
+    installed.stop_job()  # its guard has seen iterations that were too long, and would wait
 
 
 def test_stop_is_quick_and_leaves_full_clocks(installed: Any) -> None:
