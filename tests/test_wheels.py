@@ -8,19 +8,16 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("perseusd", "hooks", "systemd", "scripts", "pyproject.toml", ".gitignore")
-TEXTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE")
 
 
 def copy_of_the_sources(folder: Path) -> Path:
     """Not a git checkout, and every file has another age and other bits for group and others."""
-    for name in (*PARTS, *TEXTS):
-        source = ROOT / name
-        if source.is_dir():
-            skip = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, folder / name, ignore=skip)
-        else:
-            shutil.copy(source, folder / name)
+    git = shutil.which("git")
+    assert git is not None
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(0o700 if path.stat().st_mode & 0o100 else 0o600)
