@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    simulated = options.simulated is not None
-    boot = None if simulated else boot_id()  # simulated GPUs keep their locks in a file
-    intent = IntentFile(_state_directory(options.state_dir) / "clock-intent.json", boot)
-    if options.reset and intent.damage is None and not intent.uuids:
-        return 0  # nothing was locked: leave the driver alone
-    if not simulated and not options.reset:
-        NodeLock(options.node_lock, _PREDECESSOR_S)  # held until this process ends
+    state = _state_directory(options.state_dir)
+    if options.reset and _nothing_noted(_intent(state, options)):
+        return 0
+    _become_the_only_one(state, options)
+    intent = _intent(state, options)  # not before: a predecessor may have noted more until its end
+    if options.reset and _nothing_noted(intent):
+        return 0
     limits = Limits(options.min_clock_fraction, options.allow_mig)
     desks = Desks((), intent, limits, _log, dict(options.standing_lock))
     holding = Holding(lambda: open_gpus(options.simulated), desks, _log)
@@ -64,6 +64,23 @@ def _run(options: argparse.Namespace) -> int:
     restored = _serve(server, options)
     holding.close()
     return 0 if restored else 1
+
+
+def _intent(state: Path, options: argparse.Namespace) -> IntentFile:
+    """As it is on disk now. Simulated GPUs keep their locks in a file, which outlives a boot."""
+    boot = None if options.simulated is not None else boot_id()
+    return IntentFile(state / "clock-intent.json", boot)
+
+
+def _nothing_noted(intent: IntentFile) -> bool:
+    """Whether nothing was locked, so that the driver may be left alone."""
+    return intent.damage is None and not intent.uuids
+
+
+def _become_the_only_one(state: Path, options: argparse.Namespace) -> None:
+    """Until this process ends: of those that write these clocks, and the file that notes them."""
+    lock = options.node_lock if options.simulated is None else state / "clock.lock"
+    NodeLock(lock, _PREDECESSOR_S)
 
 
 def _serve(server: ClockServer, options: argparse.Namespace) -> bool:
