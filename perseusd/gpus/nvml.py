@@ -44,6 +44,9 @@ _MISSING = (
 )
 _LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 _NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+_OUTDATED = (AttributeError, getattr(pynvml, "NVMLLibraryMismatchError", AttributeError))
+"""How an older pynvml says that it does not know a function, and a newer one that the driver does
+not."""
 
 
 OPEN_S = 3.0
@@ -64,7 +67,7 @@ def _call(function: str, *arguments: Any) -> Any:
         return getattr(pynvml, function)(*arguments)
     except pynvml.NVMLError as error:
         raise _CodeError(error.value) from None
-    except (AttributeError, pynvml.NVMLLibraryMismatchError):  # an older pynvml, or driver
+    except _OUTDATED:
         raise _CodeError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND) from None
 
 
