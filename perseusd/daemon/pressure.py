@@ -8,6 +8,8 @@ enough, all of them: clients come back by themselves, and lose what they sent me
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import resource
 from collections.abc import Callable, Sequence
@@ -28,12 +30,21 @@ HEAVY_BYTES = 32_768
 
 PATIENCE_S = 1.0
 
+GIVE_BACK_S = 1.0
+"""After a cut, while ZeroMQ lets go of what came with the connection."""
+
 _STATM = Path("/proc/self/statm")
 
 
 def resident_mb() -> float:
     """This process's memory now, in MiB."""
     return int(_STATM.read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
+
+
+def give_back() -> None:
+    """To the system, what was freed: the C library may keep it, and it would count as in use."""
+    with contextlib.suppress(AttributeError):  # another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Pressure:
@@ -51,12 +62,15 @@ class Pressure:
         self._due_s = 0.0
         self._since_s: float | None = None
         self._heavy: set[tuple[Door, int]] = set()
+        self._cut_s = -GIVE_BACK_S
 
     def relieve(self, now_s: float) -> None:
         """To be called at every turn of the loop; costs next to nothing while all is well."""
         if now_s < self._due_s:
             return
         self._due_s = now_s + LOOK_EVERY_S
+        if now_s - self._cut_s < GIVE_BACK_S:
+            give_back()
         used_mb = self._memory_mb()
         if used_mb <= self._limit_mb:
             self._since_s, self._heavy = None, set()
@@ -69,7 +83,7 @@ class Pressure:
         for door, descriptor in again:
             door.cut(descriptor, "it sends far more than is taken, and the daemon's memory fills")
         if again:
-            self._since_s = now_s
+            self._since_s = self._cut_s = now_s
         elif now_s - self._since_s > PATIENCE_S:
             self._cut_all(used_mb, now_s)
 
@@ -77,6 +91,7 @@ class Pressure:
         log.error("%.0f MiB in use: all connections are shut down; clients come back", used_mb)
         for door in self._doors:
             door.cut_all("the daemon's memory was full")
+        self._cut_s = now_s
         # What does not come back was not theirs: nobody is cut off for it again.
         self._limit_mb = max(self._first_limit_mb, used_mb + self._first_limit_mb / 2)
         self._since_s = None
