@@ -34,8 +34,8 @@ from typing import Any
 
 import psutil
 import zmq
-from load_job import LoadJob
-from perseus_hooks.events import Hello, StageEnd, StageStart
+from load_job import LoadJob, connected, greet
+from perseus_hooks.events import StageEnd, StageStart
 from perseus_hooks.wire import encode
 
 from perseusd.core.schedules import one_f_one_b
@@ -161,7 +161,7 @@ class Stream:
 
     def __init__(self, directory: Path, node_path: Path) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets = [_connected(self._context, directory) for _ in range(RANKS)]
+        self._sockets = [connected(self._context, directory) for _ in range(RANKS)]
         self._gpus = _uuids(node_path)
         self._orders = one_f_one_b(RANKS, MICROBATCHES)
         self._sequences = [0] * RANKS
@@ -170,8 +170,7 @@ class Stream:
 
     def greet(self) -> None:
         for rank, socket in enumerate(self._sockets):
-            socket.send(encode(_hello("stream", rank, RANKS, self._gpus[rank])))
-        time.sleep(0.5)
+            greet(socket, "stream", rank, RANKS, self._gpus[rank])
 
     def send(self, rate: float, seconds: float) -> int:
         """Whole iterations, for about so long; how many events."""
@@ -253,7 +252,6 @@ def overload(seconds: float) -> Row:
         cpu_s = daemon.cpu_s()["perseusd"]
         sent = stream.send(JOB_EVENTS_PER_S, seconds)
         cpu_s = daemon.cpu_s()["perseusd"] - cpu_s
-        time.sleep(1)
         flood.join()
         status = daemon.status()
         stream.close()
@@ -273,9 +271,8 @@ def overload(seconds: float) -> Row:
 
 def _flood(directory: Path, node_path: Path, ready: Any, seconds: float) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = _connected(context, directory)
-    socket.send(encode(_hello("flood", 0, 1, _uuids(node_path)[RANKS])))
-    time.sleep(0.2)
+    socket = connected(context, directory)
+    greet(socket, "flood", 0, 1, _uuids(node_path)[RANKS])
     ready.set()
     until_s = time.monotonic() + seconds
     sequence = 0
@@ -286,7 +283,7 @@ def _flood(directory: Path, node_path: Path, ready: Any, seconds: float) -> None
             try:
                 socket.send(encode(event), zmq.NOBLOCK)
             except zmq.Again:
-                time.sleep(0.001)
+                time.sleep(0.001)  # its queue is full
     context.destroy(linger=0)
 
 
@@ -384,23 +381,11 @@ def small(seconds: float) -> Row:
 # --- shared -----------------------------------------------------------------------------------
 
 
-def _connected(context: zmq.Context[zmq.Socket[bytes]], directory: Path) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.SNDHWM, 100_000)
-    socket.connect(f"ipc://{directory}/hooks.sock")
-    return socket
-
-
 def _uuids(node_path: Path) -> list[str]:
     node = open_node(node_path)
     uuids = [gpu.info.uuid for gpu in node.gpus]
     node.close()
     return uuids
-
-
-def _hello(job: str, rank: int, ranks: int, gpu: str) -> Hello:
-    places = (ranks, rank, rank, ranks, 0, 1)
-    return Hello(job, rank, *places, "1f1b", (gpu,), "emulated", True, None, "here")
 
 
 def _name(process: psutil.Process) -> str:

@@ -16,8 +16,8 @@ from itertools import count
 from pathlib import Path
 
 import zmq
-from perseus_hooks.events import Event, Goodbye, Hello, StageEnd, StageStart
-from perseus_hooks.wire import encode
+from perseus_hooks.events import Event, Goodbye, Hello, StageEnd, StageStart, Welcome
+from perseus_hooks.wire import decode, encode
 
 from perseusd.core.model import Computation
 from perseusd.core.schedules import one_f_one_b
@@ -29,8 +29,26 @@ BETWEEN_ITERATIONS_NS = 5_000_000
 UNCHECKED_SHARE = 0.7
 """Of what is left of a computation: a raised clock hardly ends it sooner."""
 CHECK_NS = 2_000_000
+WELCOME_MS = 10_000
 INSTRUCTIONS = ("forward", "backward")
 _TOKENS = count(1)
+
+
+def connected(context: zmq.Context[zmq.Socket[bytes]], directory: Path) -> zmq.Socket[bytes]:
+    """A client's connection to the daemon of this runtime directory."""
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.SNDHWM, 100_000)
+    socket.connect(f"ipc://{directory}/hooks.sock")
+    return socket
+
+
+def greet(socket: zmq.Socket[bytes], job: str, rank: int, ranks: int, gpu: str) -> None:
+    """Say hello, and wait for the daemon's welcome."""
+    places = (ranks, rank, rank, ranks, 0, 1)
+    hello = Hello(job, rank, *places, "1f1b", (gpu,), "emulated", True, None, "here")
+    socket.send(encode(hello))
+    if not socket.poll(WELCOME_MS) or not isinstance(decode(socket.recv()), Welcome):
+        raise SystemExit(f"rank {rank} of {job} was not welcomed")
 
 
 @dataclass
@@ -109,9 +127,13 @@ class LoadJob:
             engine = gpu.engine()
             curves = [workload.curves[stage, name] for name in INSTRUCTIONS]
             engine.load([self._quicker(curve) for curve in curves])
-            self.ranks.append(Rank(stage, gpu.info.uuid, engine, self._connected(), order))
+            self.ranks.append(
+                Rank(
+                    stage, gpu.info.uuid, engine, connected(self._context, self.runtime_dir), order
+                )
+            )
         for rank in self.ranks:
-            self._greet(rank)
+            greet(rank.socket, "load", rank.number, len(self.ranks), rank.gpu)
 
     def run(self, until_ns: int) -> None:
         """Iterations until then."""
@@ -123,24 +145,12 @@ class LoadJob:
         for rank in self.ranks:
             rank.say(Goodbye(rank.number_of_next(), time.monotonic_ns()))
             rank.engine.close()
-        time.sleep(0.1)
         self._context.destroy(linger=100)
         self._node.close()
 
     def _quicker(self, curve: WorkCurve) -> WorkCurve:
         times = tuple(t / self.faster for t in curve.time_s)
         return WorkCurve(times, tuple(e / self.faster for e in curve.energy_j))
-
-    def _connected(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.SNDHWM, 1_000_000)
-        socket.connect(f"ipc://{self.runtime_dir}/hooks.sock")
-        return socket
-
-    def _greet(self, rank: Rank) -> None:
-        stages, stage = len(self.ranks), rank.number
-        told = (stages, stage, stage, stages, 0, 1, "1f1b", (rank.gpu,), "emulated", True, None)
-        rank.say(Hello("load", stage, *told, "here"))
 
     def _iterate(self, start_ns: int) -> int:
         self._inputs.clear()
