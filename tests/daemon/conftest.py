@@ -201,6 +201,23 @@ class Rig:
         job = self.job_status()
         return None if job is None else str(job["state"])
 
+    def states(self) -> list[str]:
+        """Those that the job has been in, oldest first."""
+        job = self.job_status()
+        return [] if job is None else [entry["state"] for entry in job["states"]]
+
+    def held_again(self, known: int) -> list[str]:
+        """Wait until the job has left hold and is held again; its states after the known first.
+
+        To ask for hold alone would be too early: what makes it leave may be still to come.
+        """
+
+        def since() -> list[str]:
+            states = self.states()[known:]
+            return states if states[-1:] == ["hold"] else []
+
+        return until(since, poll_s=0.05)
+
     def refused(self, part: str) -> Mapping[str, Any] | None:
         """The counted refusal whose reason has this part."""
         refused = self.status()["daemon"]["refused"]

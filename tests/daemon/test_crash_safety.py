@@ -80,17 +80,14 @@ def test_a_stopped_training_process(held, helpers) -> None:
 
 def test_a_stopped_daemon(held, helpers) -> None:
     """SIGSTOP of perseusd: full clocks within 2 s; once it goes on it lets go, and serves again."""
-    since = len(held.job_status()["states"])
+    known = len(held.states())
     helpers.until(lambda: len(held.locked()) >= 2)
     sent_s = kill(held.daemon.pid, number=signal.SIGSTOP)
     try:
         assert held.seconds_locked(sent_s, HANG_S) < HANG_S
     finally:
         kill(held.daemon.pid, number=signal.SIGCONT)
-    helpers.until(lambda: held.state() == "hold", poll_s=0.05)
-    states = [entry["state"] for entry in held.job_status()["states"][since:]]
-    assert states[0] == "release"
-    assert states[-1] == "hold"
+    assert held.held_again(known)[0] == "release"
     helpers.until(held.locked)
 
 
@@ -99,16 +96,14 @@ def test_a_killed_clock_process(held, helpers) -> None:
 
     The job is let go meanwhile and held again later, by the new clock process.
     """
-    since, clock = len(held.job_status()["states"]), held.clock_pid()
+    known, clock = len(held.states()), held.clock_pid()
     helpers.until(lambda: len(held.locked()) >= 2)
     sent_s = kill(clock)
     helpers.until(lambda: not held.locked(), 5)  # nobody else writes clocks: the next one did
     sys.stdout.write(f"unlocked after {time.monotonic() - sent_s:.3f} s\n")
     assert held.clock_pid() != clock
     assert held.status()["daemon"]["clock_process"] == "alive"
-    helpers.until(lambda: held.state() == "hold", poll_s=0.05)
-    states = [entry["state"] for entry in held.job_status()["states"][since:]]
-    assert states[0] == "release"
+    assert held.held_again(known)[0] == "release"
     helpers.until(held.locked)
 
 
