@@ -162,6 +162,18 @@ class Installation:
             os.kill(pid, number)
         return since_s
 
+    def seconds_replaced(self, unit: str, pid: int, since_s: float) -> float:
+        """How long after since_s another process than this one is the unit's, and ready."""
+
+        def replaced() -> bool:
+            ready = self.machine.property(unit, "ActiveState") == "active"
+            return ready and self.main_pid(unit) not in (0, pid)
+
+        until(replaced)
+        took_s = time.monotonic() - since_s
+        sys.stdout.write(f"{unit}: a successor is ready after {took_s:.2f} s\n")
+        return took_s
+
     def main_pid(self, unit: str) -> int:
         """The unit's process, as this machine counts."""
         return self.machine.host_pid(int(self.machine.property(unit, "MainPID")))
