@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from perseusd.clock.client import ClockClient
-from perseusd.clock.protocol import ResultCode, WriteResult
+from perseusd.clock.protocol import UNASKED, ResultCode, WriteResult
 from perseusd.config import Config
 from perseusd.core.foreign import Intent
 from perseusd.daemon.clock_child import refusal, spawn
@@ -86,6 +87,8 @@ class Actuator:
     """GPUs whose clock another tool has set: nothing is written there."""
     _stands: dict[str, int] = field(default_factory=dict)
     """Since when what was asked for last stands, in ns; GPUs of which that is not known lack."""
+    _told: dict[str, int | None] = field(default_factory=dict)
+    """The clock of which it was told last that it is written; full of GPUs that lack."""
     _greeted: bool = False
     _let_go: bool = False
     _early: list[Written | Failed] = field(default_factory=list)
@@ -169,6 +172,7 @@ class Actuator:
             self._ask(self._client, uuid, None)
         elif self.config.observe or self.alive:
             self._stands[uuid] = time.monotonic_ns()
+            self._early += self._put_back([uuid])
 
     def intent(self, uuid: str) -> Intent | None:
         """What we have written and since when it stands; None where that is not known now."""
@@ -277,7 +281,7 @@ class Actuator:
         self._unanswered.pop(result.request_id, None)
         asked = self._asked.pop(result.request_id, None)
         if asked is None:
-            return []
+            return self._put_back_unasked(result)
         self._retry_after_s = FIRST_RETRY_S  # it works
         uuid, clock_mhz, asked_ns = asked
         self.counted.results[result.code] += 1
@@ -286,11 +290,12 @@ class Actuator:
                 self._unreset.pop(uuid, None)
             if self._latest.get(uuid) == result.request_id and uuid not in self.hands_off:
                 self._stands[uuid] = result.end_ns + SETTLE_NS
-            if result.end_ns == result.start_ns:
-                return []  # nothing had to be written
-            self.latencies_s[uuid] = (result.end_ns - result.start_ns) * 1e-9
-            self.counted.wrote(uuid, self.latencies_s[uuid])
-            return [Written(uuid, clock_mhz, asked_ns, result.end_ns)]
+            if result.end_ns > result.start_ns:
+                self.latencies_s[uuid] = (result.end_ns - result.start_ns) * 1e-9
+                self.counted.wrote(uuid, self.latencies_s[uuid])
+            elif self._told.get(uuid) == clock_mhz:
+                return []  # nothing had to be written, and that is known
+            return [self._tell(Written(uuid, clock_mhz, asked_ns, result.end_ns))]
         if result.code is ResultCode.SUPERSEDED:
             return []
         self.counted.failed[uuid] += 1
@@ -324,12 +329,33 @@ class Actuator:
 
     def _all_put_back(self) -> list[Written | Failed]:
         """The clock process has put every clock back, or does so when it starts again."""
-        lowered = [uuid for uuid, clock in self.requested.items() if clock is not None]
+        back = self._put_back(self.uuids)
         self.requested = dict.fromkeys(self.uuids)
         self._asked.clear()
         self._stands.clear()
+        return back
+
+    def _put_back(self, uuids: Iterable[str]) -> list[Written | Failed]:
+        """These are at full clock, without a word about it: told where something else was last.
+
+        Also where a reset was asked for before: nobody answers it any more.
+        """
         now_ns = time.monotonic_ns()
-        return [Written(uuid, None, now_ns, now_ns) for uuid in lowered]
+        asked, told = self.requested, self._told
+        lowered = [u for u in uuids if (asked[u], told.get(u)) != (None, None)]
+        return [self._tell(Written(uuid, None, now_ns, now_ns)) for uuid in lowered]
+
+    def _put_back_unasked(self, result: WriteResult) -> list[Written | Failed]:
+        """perseusd-clock has reset a GPU on its own account, such as after a lock that failed."""
+        uuid = self._client.gpus.get(result.gpu_index) if self._client is not None else None
+        done = result.request_id == UNASKED and result.code is ResultCode.OK
+        if uuid is None or not done or self._told.get(uuid) is None:
+            return []
+        return [self._tell(Written(uuid, None, result.start_ns, result.end_ns))]
+
+    def _tell(self, written: Written) -> Written:
+        self._told[written.uuid] = written.clock_mhz
+        return written
 
     def _retry(self) -> None:
         self._retry_after_s = min(2 * self._retry_after_s, LONGEST_RETRY_S)

@@ -47,6 +47,14 @@ class Desk:
     def locked(self) -> list[int | None]:
         return [gpu.locked_mhz() for gpu in self.node.gpus]
 
+    def told(self) -> list[int | None]:
+        """By GPU, the clock of which it was reported last that it is written."""
+        last: dict[str, int | None] = {}
+        for written in self.reported:
+            if isinstance(written, Written):
+                last[written.uuid] = written.clock_mhz
+        return [last.get(uuid) for uuid in self.uuids]
+
     def failures(self) -> list[Failed]:
         return [r for r in self.reported if isinstance(r, Failed)]
 
@@ -184,6 +192,44 @@ def test_a_killed_clock_process_is_started_again(desk: Desk) -> None:
     assert desk.failures()[0].uuid is None
     desk.until(lambda: desk.actuator.alive)
     desk.lock_all(1005)
+
+
+def test_what_a_killed_clock_process_was_still_to_reset_is_told(desk: Desk) -> None:
+    """It hung, its daemon asked for full clocks in vain, and it was killed: nobody answers those
+    requests, and a job of which one were taken for lowered for ever could not be measured."""
+    desk.lock_all(1200)
+    desk.until(lambda: desk.told() == [1200] * GPUS)
+    process = desk.actuator._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    for uuid in desk.uuids[:2]:
+        desk.actuator.set_clock(uuid, None)
+    os.kill(process.pid, signal.SIGKILL)
+    desk.until(lambda: not desk.actuator.alive)
+    assert desk.told() == [None] * GPUS
+    desk.until(lambda: desk.actuator.alive)
+    desk.lock_all(1005)
+    desk.until(lambda: desk.told() == [1005] * GPUS)
+
+
+def test_a_reset_after_a_lock_that_failed_is_told(desk: Desk) -> None:
+    """Nobody asked for it, and no later request is: full clock is what was asked for last."""
+    desk.lock_all(1200)
+    desk.until(lambda: desk.told() == [1200] * GPUS)
+    desk.actuator.set_clock(desk.uuids[0], 510)  # below the floor
+    desk.until(desk.failures)
+    desk.actuator.set_clock(desk.uuids[0], None)  # as releasing the job asks for
+    desk.until(lambda: desk.locked()[0] is None and desk.told()[0] is None)
+    assert desk.told() == [None, 1200, 1200]
+
+
+def test_a_clock_of_ours_that_another_tool_replaced_is_told_to_be_gone(desk: Desk) -> None:
+    """Once theirs is gone, too: nothing is written then, since the clock is full."""
+    desk.lock_all(1200)
+    desk.until(lambda: desk.told() == [1200] * GPUS)
+    desk.actuator.respect(desk.uuids[1])
+    desk.actuator.reclaim(desk.uuids[1], reset=False)
+    desk.until(lambda: desk.told() == [1200, None, 1200])
 
 
 def test_stop_puts_clocks_back_and_leaves_no_process(desk: Desk) -> None:

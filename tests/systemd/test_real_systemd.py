@@ -138,7 +138,7 @@ def test_stopped_daemon_is_restarted_by_its_watchdog(installed: Any) -> None:
 
 def test_hung_clock_process_is_killed_by_its_watchdog(installed: Any) -> None:
     """SIGSTOP of perseusd-clock while clocks are lowered: its watchdog, its stop step, its next
-    start."""
+    start, and the same job is held again."""
     installed.hold()
     before, unit = installed.main_pid("perseusd-clock"), "perseusd-clock"
     since = installed.kill(before, number=signal.SIGSTOP)
@@ -147,7 +147,7 @@ def test_hung_clock_process_is_killed_by_its_watchdog(installed: Any) -> None:
     sys.stdout.write(f"perseusd-clock stopped by SIGSTOP: full clocks after {took_s:.2f} s\n")
     assert took_s <= 4.0
     assert installed.seconds_replaced(unit, before, since) <= WATCHDOG_S - SIGNS_S[unit]
-    installed.stop_job()  # its guard has seen iterations that were too long, and would wait
+    installed.hold()
 
 
 def test_a_daemon_that_crashes_at_once_does_not_spin(installed: Any) -> None:
