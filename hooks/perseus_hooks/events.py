@@ -1,12 +1,13 @@
 """The events of the wire: what a training process tells perseusd, and what it is told back.
 
-Plain frozen values. The bytes are in `wire`, the meaning of every field in docs/protocol.md.
+Plain values that do not change; those that come by the thousand are tuples, which cost least to
+make. The bytes are in `wire`, the meaning of every field in docs/protocol.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import NamedTuple, Union
 
 WIRE_MAJOR = 1
 WIRE_MINOR = 0
@@ -49,8 +50,7 @@ class Hello:
     minor: int = WIRE_MINOR
 
 
-@dataclass(frozen=True)
-class StageStart:
+class StageStart(NamedTuple):
     """A computation starts. sequence counts every event the client tried to send, from 1."""
 
     sequence: int
@@ -63,8 +63,7 @@ class StageStart:
     iteration: int | None
 
 
-@dataclass(frozen=True)
-class StageEnd:
+class StageEnd(NamedTuple):
     """The computation that started with this token has ended."""
 
     sequence: int
@@ -72,8 +71,7 @@ class StageEnd:
     token: int
 
 
-@dataclass(frozen=True)
-class Goodbye:
+class Goodbye(NamedTuple):
     """The process ends or stops speaking on purpose."""
 
     sequence: int

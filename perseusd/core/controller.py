@@ -36,6 +36,9 @@ class Controller:
     urgent: Callable[[list[Action]], None] | None = None
     """Takes an event's clock writes before what the event tells is worked out; None: they are
     returned with the rest."""
+    patient: bool = False
+    """Whether ticks come so soon, and events between them, that what nothing waits for is worked
+    out a piece at each; else it is at once."""
     writable: bool = True
     """Whether clocks can be written now; jobs stay in baseline while they cannot."""
     withheld: dict[str, str] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Controller:
             self.jobs[name] = job
             self._created += 1
             job.first_request = self._created * REQUESTS_OF_A_JOB
+            job.patient = self.patient
             first = job.first_replica = job_name(owner, replace(hello, replica=0))
             self.replicas.setdefault(first, Replicas()).add(job)
         self._clients[client] = name
@@ -91,11 +95,13 @@ class Controller:
             return self.client_lost(client, "has said goodbye")
         job = self.jobs[name]
         job.stage_event(client, event, now_ns)
-        if self.urgent is not None:
+        if job.actions and self.urgent is not None:
             self.urgent(self._drain())
         job.think()
-        self._watch(job)
-        return self._drain()
+        if job.observations or job.renewed:
+            self._watch(job)
+            return self._drain()  # of all replicas
+        return self._drain() if job.actions else []
 
     def _watch(self, job: Job) -> None:
         """What the job has finished is seen by the watch over all its replicas."""
@@ -213,11 +219,20 @@ class Controller:
             job.writable = self.writable and not job.withheld
             job.node_gpus = len(self._holders)
             job.tick(now_ns)
+            if self.patient:
+                job.think_on()
+                if job.observations or job.renewed:
+                    self._watch(job)
         return self._drain()
 
     def next_due_ns(self) -> int | None:
-        due = [d for job in self.jobs.values() if (d := job.next_due_ns()) is not None]
-        return min(due, default=None)
+        """When a tick has something to do; a moment that is over: now. None: nothing is known."""
+        due: int | None = None
+        for job in self.jobs.values():
+            own = 0 if self.patient and job.thinking else job.next_due_ns()
+            if own is not None and (due is None or own < due):
+                due = own
+        return due
 
     def holder(self, uuid: str) -> str | None:
         return self._holders.get(uuid)

@@ -68,17 +68,16 @@ class Events:
         self.received[_KINDS[type(event)]] += 1
         if isinstance(event, Hello):
             self._numbers.pop(client, None)
-        elif isinstance(event, Goodbye):
-            self._miss(self._numbers.pop(client, 0), event.sequence)
-        else:
-            self._miss(self._numbers.get(client, 0), event.sequence)
-            self._numbers[client] = event.sequence
-            if len(self._numbers) > FOLLOWED:
-                del self._numbers[next(iter(self._numbers))]
-
-    def _miss(self, before: int, number: int) -> None:
+            return
+        number, before = event.sequence, self._numbers.get(client, 0)
         if 0 < before < number - 1:
             self.lost += number - 1 - before
+        if isinstance(event, Goodbye):
+            self._numbers.pop(client, None)
+            return
+        self._numbers[client] = number
+        if not before and len(self._numbers) > FOLLOWED:
+            del self._numbers[next(iter(self._numbers))]
 
 
 _KINDS: Final = {

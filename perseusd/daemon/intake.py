@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import zmq
 from perseus_hooks.events import (
@@ -41,6 +41,7 @@ from perseusd.daemon.access import Caller, caller_of
 from perseusd.daemon.doors import Door
 from perseusd.daemon.leases import Leases, ProcessGoneError
 from perseusd.daemon.quotas import HELLOS_PER_S, Bucket, Quotas, Use
+from perseusd.daemon.waiting import has_come
 from perseusd.logs import MessageId, fields
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ CONNECTIONS_PER_CLIENT = 2
 GOODBYE = b"\x93\xa1g"
 """How one begins: it costs little, ends a lease, and is taken even from who says too much."""
 
+FEW = 4
+"""Messages that most often come together."""
+
 LOG_EVERY_S = 1.0
 """How often refusals of one kind are logged: who sends garbage may not fill the disk with it."""
 
@@ -78,6 +82,10 @@ KEPT_REASONS = 256
 
 ClientEvent = Hello | StageStart | StageEnd | Goodbye
 """What a client may send."""
+
+_CLIENT_EVENTS: Final = frozenset({Hello, StageStart, StageEnd, Goodbye})
+
+_NOBLOCK: Final = int(zmq.NOBLOCK)  # zmq's own name takes as long to convert as the call
 
 
 class Peer(NamedTuple):
@@ -119,8 +127,11 @@ class Refused:
 
 @dataclass
 class _Client:
+    """use: its user's."""
+
     peer: Peer
     events: Bucket
+    use: Use
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ class Intake:
     def __post_init__(self) -> None:
         self._quotas = Quotas(self.limits.user_events_per_s)
         self._clients_of: Counter[int] = Counter()
-        self._peers: dict[tuple[bytes, str], Peer] = {}
+        self._peers: dict[tuple[bytes, int | bytes | str], Peer] = {}
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RCVHWM, KEPT_MESSAGES)
@@ -174,40 +185,41 @@ class Intake:
         self.door.per_user = CONNECTIONS_PER_CLIENT * limits.max_clients_per_user
         for client in self._clients.values():
             client.events = Bucket(limits.events_per_s, limits.events_per_s)
+            client.use = self._quotas.of(client.peer.uid)
 
     def receive(self) -> Iterator[Message]:
         """Events of known clients and hellos of any, for TAKING_S at most."""
         until_s = time.monotonic() + TAKING_S
         with contextlib.suppress(zmq.Again):
             for taken in itertools.count():
-                if taken == 1 and not self._more_wait():
+                # To ask costs less than the exception that would tell.
+                if 0 < taken < FEW and not has_come(self.socket):
                     return
                 if (message := self._next()) is not None:
                     yield message
                 if time.monotonic() > until_s:
                     return
 
-    def _more_wait(self) -> bool:
-        """Most often one message came; to ask costs less than the exception that would tell."""
-        return bool(cast(int, self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
-
     def _next(self) -> Message | None:
         """The next message that came, if it is one to act on; zmq.Again where none came."""
-        identity = self.socket.recv(zmq.NOBLOCK)
-        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        receive = self.socket.recv
+        identity = receive(_NOBLOCK)
+        frame = receive(_NOBLOCK, copy=False)
+        if frame.more:
+            self._too_many_frames(identity, frame)
+            return None
         peer = self._peer(identity, frame)
-        more = 0
+        return None if peer is None else self._accept(peer, frame.bytes)
+
+    def _too_many_frames(self, identity: bytes, frame: zmq.Frame) -> None:
+        """A message is one frame; the others are taken, so that the next one is found."""
+        peer, frames = self._peer(identity, frame), 1
         last = frame
         while last.more:
-            last = self.socket.recv(zmq.NOBLOCK, copy=False)
-            more += 1
-        if peer is None:
-            return None
-        if more:
-            why = f"a message of {more + 1} frames came: send one each"
-            self.refuse(peer, "malformed", why)
-            return None
-        return self._accept(peer, frame.bytes)
+            last = self.socket.recv(_NOBLOCK, copy=False)
+            frames += 1
+        if peer is not None:
+            self.refuse(peer, "malformed", f"a message of {frames} frames came: send one each")
 
     def _peer(self, identity: bytes, frame: zmq.Frame) -> Peer | None:
         """None where the kernel does not say who sent it.
@@ -215,7 +227,7 @@ class Intake:
         Asked of each message: the next one of this identity may be another process's.
         """
         try:
-            key = identity, str(frame.get("Peer-Address"))
+            key = identity, frame.get("Peer-Address")
         except zmq.ZMQError:
             return None
         peer = self._peers.get(key)
@@ -243,7 +255,8 @@ class Intake:
             return False
         if not known:
             limit = self.limits.events_per_s
-            self._clients[peer.client] = _Client(peer, Bucket(limit, limit))
+            use = self._quotas.of(peer.uid)
+            self._clients[peer.client] = _Client(peer, Bucket(limit, limit), use)
             self._clients_of[peer.uid] += 1
         self._send(peer, Welcome())
         return True
@@ -324,8 +337,8 @@ class Intake:
             self.path.unlink()
 
     def _accept(self, peer: Peer, payload: bytes) -> Message | None:
-        now, use = time.monotonic(), self._quotas.of(peer.uid)
-        client = self._clients.get(peer.client)
+        now, client = time.monotonic(), self._clients.get(peer.client)
+        use = self._quotas.of(peer.uid) if client is None else client.use
         if over := self._over(client, use, now):
             if client is not None and payload.startswith(GOODBYE):
                 return self._decoded(peer, payload)
@@ -335,19 +348,15 @@ class Intake:
             self.refuse(peer, "not_permitted", not_among(peer.uid))
             return None
         message = self._decoded(peer, payload)
-        if message is None:
-            return None
-        if isinstance(message.event, Hello):
-            if use.hellos.take(now):
-                return message
-            self._tell_over(
-                peer, f"more hellos than one user may say ({HELLOS_PER_S:g} a second)", now
-            )
-            return None
-        if client is None:
+        if message is None or (client is not None and type(message.event) is not Hello):
+            return message
+        if not isinstance(message.event, Hello):
             self._introduce(peer)
             return None
-        return message
+        if use.hellos.take(now):
+            return message
+        self._tell_over(peer, f"more hellos than one user may say ({HELLOS_PER_S:g} a second)", now)
+        return None
 
     def _decoded(self, peer: Peer, payload: bytes) -> Message | None:
         try:
@@ -355,10 +364,10 @@ class Intake:
         except WireError as error:
             self.refuse(peer, error.code, str(error))
             return None
-        if not isinstance(event, Hello | StageStart | StageEnd | Goodbye):
+        if type(event) not in _CLIENT_EVENTS:
             self.refuse(peer, "malformed", f"{type(event).__name__} is for the daemon to send")
             return None
-        return Message(peer, event)
+        return Message(peer, cast(ClientEvent, event))
 
     def _over(self, client: _Client | None, use: Use, now: float) -> str:
         """Which limit this message is beyond; empty where it is not."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import resource
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from perseusd.daemon.doors import Door
 
@@ -33,12 +33,19 @@ PATIENCE_S = 1.0
 GIVE_BACK_S = 1.0
 """After a cut, while ZeroMQ lets go of what came with the connection."""
 
-_STATM = Path("/proc/self/statm")
+_STATM = "/proc/self/statm"
+_STATM_BYTES = 128
+"""More than its one line takes."""
 
 
 def resident_mb() -> float:
-    """This process's memory now, in MiB."""
-    return int(_STATM.read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
+    """This process's memory now, in MiB; by plain calls, which take a third of what a file does."""
+    statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        told = os.read(statm, _STATM_BYTES)
+    finally:
+        os.close(statm)
+    return int(told.split(None, 2)[1]) * resource.getpagesize() / MEBIBYTE
 
 
 def give_back() -> None:

@@ -20,13 +20,16 @@ ANSWERS_PER_S, ANSWERS_AT_ONCE = 50.0, 500.0
 QUESTIONS_PER_S, QUESTIONS_AT_ONCE = 200.0, 400.0
 """Of one user, on one socket: a status takes milliseconds to make."""
 
+REFILL_S = 0.05
+"""To work out for each message what has been refilled costs more than to count it."""
+
 KEPT_USERS = 4096
 """Whose use is remembered; the one unheard for longest is forgotten, and starts afresh."""
 
 
 @dataclass
 class Bucket:
-    """A token bucket; full at first."""
+    """A token bucket; full at first. It is refilled when it is empty, and else every REFILL_S."""
 
     per_s: float
     at_once: float
@@ -35,6 +38,9 @@ class Bucket:
 
     def take(self, now_s: float) -> bool:
         """One token, if there is one."""
+        if self._tokens >= 1 and now_s - self._filled_s < REFILL_S:
+            self._tokens -= 1
+            return True
         if self._tokens < 0:
             self._tokens, self._filled_s = self.at_once, now_s
         grown = self._tokens + (now_s - self._filled_s) * self.per_s

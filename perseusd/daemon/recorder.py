@@ -153,6 +153,7 @@ class Recorder:
             emulated=self.emulated,
             complete=not self.controller.jobs,
             start_ns=now_ns,
+            patient=self.controller.patient,
         )
         return b"".join([pack_header(header), *map(pack, present)])
 

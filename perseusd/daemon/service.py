@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import gc
 import logging
-import math
 import os
 import signal
 import time
@@ -60,6 +59,7 @@ from perseusd.daemon.reload import Reloader, has_terminal
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
 from perseusd.daemon.straggler_log import StragglerLog
+from perseusd.daemon.waiting import Waiting
 from perseusd.errors import ConfigurationError
 from perseusd.gpus import open_gpus
 from perseusd.gpus.base import Gpu, GpuInfo, GpuNode
@@ -71,7 +71,12 @@ from perseusd.traces.replay import RecordedController
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.02
-"""The loop looks at readings and deadlines at least this often."""
+"""The loop looks at what nothing tells it of (readings, memory, files) this often."""
+
+SAME_ERROR_S = 5.0
+"""An error of ours over what is due is logged again after so long."""
+
+OWN_ERROR = "perseusd met an error of its own"
 
 
 def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
@@ -112,6 +117,7 @@ class Service:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.controller = RecordedController(_settings(config), facts)
         self.controller.urgent = self._act
+        self.controller.patient = True
         self.sampler = Sampler(gpus, config.sampler_interval_s)
         self.ownership = Ownership(gpus, _gpu_check(config))
         self.counters = Counters(reloads=reloader.reloads)
@@ -159,18 +165,17 @@ class Service:
         )
         self.doors = [self.intake.door, self.recorder.door, *self.questions.doors]
         self.pressure = Pressure(self.doors)
-        self.poller = zmq.Poller()
-        self.poller.register(self.intake.socket, zmq.POLLIN)
-        self.poller.register(self.intake.leases.fileno(), zmq.POLLIN)
-        self.poller.register(self.recorder.socket, zmq.POLLIN)
-        for socket in (*self.questions.sockets, *(door.monitor for door in self.doors)):
-            self.poller.register(socket, zmq.POLLIN)
+        self.waiting = Waiting(
+            used=(self.intake.socket, self.recorder.socket),
+            heard=(*self.questions.sockets, *(door.monitor for door in self.doors)),
+        )
         self.straggler_log = StragglerLog()
         self._in_terminal = has_terminal()
-        self._heartbeat_s = 0.0
+        self._heartbeat_s = self._look_s = self._told_error_s = 0.0
         self._failures: dict[str, str] = {}
         """By GPU, the failed write that was logged last, until one works."""
-        self._watched: set[int] = set()
+        self._children: frozenset[int] = frozenset()
+        """Descriptors of what the processes that we started tell."""
 
     def start(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -184,6 +189,7 @@ class Service:
         gc.freeze()  # what is there stays: looking through it takes 15 ms each time
         self.actuator.start()
         self._learn_standing()
+        self._watch_children()
         notify("READY=1")
         kind = "emulated " if self.config.simulate is not None else ""
         mode = ", observe-only" if self.config.observe else ""
@@ -214,54 +220,84 @@ class Service:
             self.intake.close,
             self.questions.close,
             self.recorder.close,
+            self.waiting.close,
             self.grip.close,
             lambda: self.context.destroy(linger=0),
         ):
             _surely(step)
         log.info("perseusd stopped")
 
-    def _wait(self) -> set[object]:
+    def _wait(self) -> set[zmq.Socket[bytes] | int]:
         """Until something comes in or is due; what is ready: sockets and file descriptors."""
         due_ns = self.controller.next_due_ns()
         wait_s = IDLE_S
         if due_ns is not None:
             wait_s = min(wait_s, max(0.0, (due_ns - time.monotonic_ns()) * 1e-9))
-        self._watch_children()
-        return {ready for ready, _ in self.poller.poll(math.ceil(wait_s * 1000))}
+        return self.waiting.wait(wait_s)
 
     def _watch_children(self) -> None:
         """The clock process and the planner may have been started again."""
-        now = {fd for fd in (self.actuator.fileno(), self.planner.fileno()) if fd is not None}
-        for fd in self._watched - now:
-            self.poller.unregister(fd)
-        for fd in now - self._watched:
-            self.poller.register(fd, zmq.POLLIN)
-        self._watched = now
+        told = (self.actuator.fileno(), self.planner.fileno())
+        self._children = frozenset(fd for fd in told if fd is not None)
+        self.waiting.watch({self.intake.leases.fileno(), *self._children})
 
-    def _turn(self, ready: set[object]) -> None:
+    def _turn(self, ready: set[zmq.Socket[bytes] | int]) -> None:
         now_s = time.monotonic()
         self.counters.loop.begins(now_s)
         beat = now_s >= self._heartbeat_s
         if beat:
-            self._heartbeat_s = now_s + self.config.heartbeat_s
-            self.actuator.heartbeat()
-            self.grip.look(now_s)
-            self.custody.paused = self.grip.hold is not Hold.HELD
-            self._act(self.custody.look(now_s, self._look_at_users(now_s)))
-            notify("WATCHDOG=1")
-        if beat or not self._watched.isdisjoint(ready):
+            self._beat(now_s)
+        if beat or not self._children.isdisjoint(ready):
             self._hear_children()
-        for door in self.doors:
-            if door.monitor in ready:
-                door.mind()
-        self.pressure.relieve(now_s)
+        if ready:
+            self._hear_out(ready)
+        while self.sampler.readings:
+            self.controller.energy(*self.sampler.readings.popleft())
+        self._act(self._tick())
+        if now_s >= self._look_s:
+            self._look_s = now_s + IDLE_S
+            self._look_about(now_s)
+
+    def _beat(self, now_s: float) -> None:
+        """Signs of life, and what is to be looked at several times a second."""
+        self._heartbeat_s = now_s + self.config.heartbeat_s
+        self.actuator.heartbeat()
+        self.grip.look(now_s)
+        self.custody.paused = self.grip.hold is not Hold.HELD
+        self._act(self.custody.look(now_s, self._look_at_users(now_s)))
+        notify("WATCHDOG=1")
+
+    def _hear_out(self, ready: set[zmq.Socket[bytes] | int]) -> None:
+        """What has come in."""
         if self.intake.leases.fileno() in ready:
             self._bury()
         if self.intake.socket in ready:
             for message in self.intake.receive():
                 self._take(message)
-        while self.sampler.readings:
-            self.controller.energy(*self.sampler.readings.popleft())
+        if len(ready) == 1 and self.intake.socket in ready:
+            return
+        for door in self.doors:
+            if door.monitor in ready:
+                door.mind()
+        if not ready.isdisjoint(self.questions.sockets):
+            self.questions.answer()
+        if self.recorder.socket in ready:
+            self.recorder.hear()
+
+    def _tick(self) -> list[Action]:
+        """What is due, and a piece of what is to be thought about."""
+        try:
+            return self.controller.tick(time.monotonic_ns())
+        except Exception:
+            now_s = time.monotonic()
+            if now_s >= self._told_error_s:
+                self._told_error_s = now_s + SAME_ERROR_S
+                log.exception("an error of ours over what is due")
+            return self.controller.release_all(OWN_ERROR)
+
+    def _look_about(self, now_s: float) -> None:
+        """What nothing tells of."""
+        self.pressure.relieve(now_s)
         while self.sampler.states:
             state = self.sampler.states.popleft()
             self.controller.gpu_state(state.uuid, state.reasons)
@@ -269,13 +305,8 @@ class Service:
             self.obedience.read(state, self.actuator.requested[state.uuid])
         while self.keeper.recalled:
             self._act(self.controller.recalled(*self.keeper.recalled.popleft()))
-        self._act(self.controller.tick(time.monotonic_ns()))
         if (config := self.reloader.turn()) is not None:
             self._reconfigure(config)
-        if not ready.isdisjoint(self.questions.sockets):
-            self.questions.answer()
-        if self.recorder.socket in ready:
-            self.recorder.hear()
         self.recorder.flush()
 
     def _reconfigure(self, config: Config) -> None:
@@ -325,10 +356,11 @@ class Service:
                 actions = self.controller.planned(planned.job, planned.request, planned.answer)
             except Exception:
                 log.exception("an error of ours over a plan for %s", planned.job)
-                actions = self.controller.release_all("perseusd met an error of its own")
+                actions = self.controller.release_all(OWN_ERROR)
             self._act(actions)
         self.controller.writable = self.config.observe or self.actuator.alive
         self._learn_standing()
+        self._watch_children()
 
     def _gpu_here(self, gpu: Gpu) -> None:
         """A GPU has come, or come back."""
@@ -373,7 +405,7 @@ class Service:
 
     def _take(self, message: Message) -> None:
         peer, event = message
-        if isinstance(event, Hello):
+        if type(event) is Hello:
             self._bury()  # a job that was started again is not to be held against its own past
         try:
             actions = self._hear(peer, event)
@@ -383,8 +415,9 @@ class Service:
             actions = self.controller.client_lost(peer.client, why)
             self.intake.refuse(peer, "internal_error", f"its message {why}")
             self.intake.forget(peer.client)
-        self._act(actions)
-        if isinstance(event, Goodbye):
+        if actions:
+            self._act(actions)
+        if type(event) is Goodbye:
             self.intake.forget(peer.client)
 
     def _hear(self, peer: Peer, event: ClientEvent) -> list[Action]:

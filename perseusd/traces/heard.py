@@ -12,6 +12,7 @@ from perseusd.core.jobs.job import Job
 from perseusd.core.jobs.understanding import Episode
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Computation
+from perseusd.core.pieces import Pieces
 from perseusd.core.settings import Settings
 from perseusd.traces.recording import DROPPED, Header, Input
 from perseusd.traces.replay import tell
@@ -61,11 +62,12 @@ class Heard(Job):
     def reading(self, uuid: str, time_ns: int, energy_j: float) -> None:
         """Energy is of no use here, and would only gather."""
 
-    def _learn_from(self, iteration: JobIteration, episode: Episode) -> None:
+    def _learn_from(self, iteration: JobIteration, episode: Episode) -> Pieces[None]:
         assert self._known is not None
         self.count += 1
         if not self.keeps:
             return
+        yield from ()
         if episode is not self._newest:
             self._episodes, self._newest = self._episodes + 1, episode
             self.facts = dict(self._known.gpus)

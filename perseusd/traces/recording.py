@@ -49,6 +49,7 @@ class Header:
 
     complete: nobody had said hello when it began, so that a fresh controller decides alike.
     start_ns: the daemon's monotonic time when it began.
+    patient: whether the controller worked out a piece at each tick what nothing waits for.
     """
 
     settings: Settings
@@ -57,6 +58,7 @@ class Header:
     complete: bool = True
     start_ns: int = 0
     perseusd: str = __version__
+    patient: bool = False
 
 
 WRITABLE = "writable"
@@ -179,6 +181,7 @@ def pack_header(header: Header) -> bytes:
         "emulated": header.emulated,
         "complete": header.complete,
         "start_ns": header.start_ns,
+        "patient": header.patient,
         "settings": asdict(header.settings),
         "gpus": [asdict(gpu) for gpu in header.gpus.values()],
     }
@@ -193,6 +196,7 @@ def _unpack_header(found: Any) -> Header:
         return Header(
             settings, {gpu.uuid: gpu for gpu in gpus}, bool(found["emulated"]),
             bool(found["complete"]), int(found["start_ns"]), str(found["perseusd"]),
+            bool(found.get("patient", False)),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         told = repr(error.args[0]) if isinstance(error, KeyError) else "what it should say"

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 from perseusd.core.actions import Action
@@ -15,7 +16,10 @@ from perseusd.traces.recording import METHODS, WRITABLE, Header, Input
 
 @dataclass
 class RecordedController(Controller):
-    """A controller that tells `sink` of every input before it acts on it; None: nobody listens."""
+    """A controller that tells `sink` of every input before it acts on it; None: nobody listens.
+
+    Where nobody does, its methods are the controller's own.
+    """
 
     sink: Callable[[Input], None] | None = None
     _inside: bool = field(default=False, init=False)
@@ -25,6 +29,12 @@ class RecordedController(Controller):
         if name == WRITABLE and value != self.writable and self.sink is not None:
             self.sink(Input(WRITABLE, (value,)))
         super().__setattr__(name, value)
+        if name == "sink":
+            for method in METHODS:
+                if value is None:
+                    self.__dict__.pop(method, None)
+                else:
+                    self.__dict__[method] = MethodType(_TELLING[method], self)
 
     def present(self) -> list[Input]:
         """Who is there and what holds, as inputs: what a recording that begins now begins with."""
@@ -58,8 +68,7 @@ def _told(name: str) -> Callable[..., Any]:
     return tell_and_act
 
 
-for _name in METHODS:
-    setattr(RecordedController, _name, _told(_name))
+_TELLING = {name: _told(name) for name in METHODS}
 
 
 def replay(inputs: Iterable[Input], controller: Controller) -> Iterator[tuple[Input, list[Action]]]:
@@ -82,4 +91,4 @@ def tell(controller: Controller, told: Input) -> list[Action]:
 
 def fresh_controller(header: Header) -> Controller:
     """As the recorded one was when it began, if the recording is complete."""
-    return Controller(header.settings, header.gpus)
+    return Controller(header.settings, header.gpus, patient=header.patient)

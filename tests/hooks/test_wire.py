@@ -77,6 +77,31 @@ values = st.recursive(
 )  # fmt: skip
 
 
+whatever = (
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers(-1, 2**64)
+    | counts
+    | st.sampled_from([0, wire.MAX_COUNT - 1, wire.MAX_COUNT, wire.MAX_INTEGER - 1])
+    | st.sampled_from([*events.INSTRUCTIONS, "fly", ""])
+)
+
+
+@given(layout=st.sampled_from([wire._BY_KIND[StageStart], wire._BY_KIND[StageEnd]]), data=st.data())
+def test_the_quick_check_is_the_tables(layout: wire._Layout, data: st.DataObject) -> None:
+    """Of whatever values: sound if and only if each field's own check says so."""
+    fitting = data.draw(st.booleans())
+    values = [
+        data.draw((st.sampled_from([0, 7, "forward"]) if fitting else whatever).filter(test))
+        if fitting
+        else data.draw(whatever)
+        for test in layout.tests
+    ]
+    assert layout._sound is not None
+    assert layout._sound(values) == all(t(v) for t, v in zip(layout.tests, values, strict=True))
+
+
 @given(anything)
 def test_what_is_encoded_is_decoded(event: events.Event) -> None:
     """Every event that can be made comes back equal, whatever its values."""

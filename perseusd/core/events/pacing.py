@@ -121,6 +121,8 @@ class Pacer:
     """From which iteration on which plan runs, ascending; before the first, full clock."""
     _pace: dict[int, _RankPace] = field(default_factory=dict)
     _begun: int = -1
+    _due: tuple[int | None] | None = None
+    """The earliest scheduled write's moment, None where there is none; unknown after changes."""
 
     @property
     def begun(self) -> int:
@@ -155,7 +157,7 @@ class Pacer:
             if _is_raise(pace.asked_mhz, wanted):
                 requests += self._ask(rank, wanted)
             elif pace.due is not None and not _is_raise(pace.asked_mhz, pace.due.clock_mhz):
-                pace.due = None  # a lowering of the plan before; the next event knows better
+                pace.due = self._due = None  # of the plan before; the next event knows better
         return requests
 
     def reset(self) -> None:
@@ -163,6 +165,7 @@ class Pacer:
         self._plans.clear()
         for pace in self._pace.values():
             pace.due, pace.asked_mhz = None, None
+        self._due = None
 
     def measured(self, seconds: float) -> None:
         """A write took this long, waiting for its turn included."""
@@ -226,8 +229,10 @@ class Pacer:
         return requests
 
     def next_due_ns(self) -> int | None:
-        waiting = (pace.due.due_ns for pace in self._pace.values() if pace.due is not None)
-        return min(waiting, default=None)
+        if self._due is None:
+            waiting = [pace.due.due_ns for pace in self._pace.values() if pace.due is not None]
+            self._due = (min(waiting, default=None),)
+        return self._due[0]
 
     def _drop_past_plans(self) -> None:
         """Some ranks may still be in the iteration before the newest, and none in an older one."""
@@ -236,7 +241,7 @@ class Pacer:
 
     def _ask(self, rank: int, clock_mhz: int | None) -> list[Request]:
         pace = self._pace[rank]
-        pace.due = None
+        pace.due = self._due = None
         if pace.asked_mhz == clock_mhz:
             return []
         pace.asked_mhz = clock_mhz
@@ -290,7 +295,7 @@ class Pacer:
         lead = self.latency_ns + SETTLE_NS
         if raising:
             lead += EARLY_NS + self.latency_ns * self._crowd(rank, boundary_ns)
-        pace.due = _Due(max(now_ns, boundary_ns - int(lead)), clock_mhz)
+        pace.due, self._due = _Due(max(now_ns, boundary_ns - int(lead)), clock_mhz), None
 
     def _crowd(self, rank: int, boundary_ns: int) -> int:
         """Other ranks' writes due about when this one must be under way: they go before it."""

@@ -20,11 +20,15 @@ from perseusd.core.jobs.roster import Member, Roster
 from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED, Signal, State, next_state
 from perseusd.core.jobs.understanding import Episode
 from perseusd.core.learned.knowledge import GpuFacts
+from perseusd.core.pieces import Pieces, whole
 from perseusd.core.savings.ledger import Ledger
 from perseusd.core.settings import Settings
 
 KEPT_STATES = 64
 """Changes of state that status can show."""
+
+LOOK_NS = 50_000_000
+"""Between two looks whether a rank has fallen silent."""
 
 
 class Followed(ABC):
@@ -58,15 +62,22 @@ class Followed(ABC):
         self._counts_anew = True
         self._latency_ns: float = FIRST_LATENCY_NS
         """Of a clock write, as last measured on this node."""
+        self.patient = False
+        """Whether what whole iterations tell may be worked out a piece at each tick, where nothing
+        waits for it; else it is at once."""
         self._to_think_of: Episode | None = None
         """The episode of which another iteration is whole."""
+        self._thoughts: Pieces[None] | None = None
+        """What is being worked out."""
+        self._look_ns = 0
+        """When it is looked again whether a rank has fallen silent."""
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on these settings hold."""
         self._settings = settings
 
     @abstractmethod
-    def _whole(self, episode: Episode) -> None:
+    def _whole(self, episode: Episode) -> Pieces[None]:
         """Another iteration of every rank is whole, the newest of `episode.early`."""
 
     @abstractmethod
@@ -106,7 +117,7 @@ class Followed(ABC):
         lost = 0 < member.sequence < event.sequence - 1
         member.sequence, member.heard_ns = event.sequence, now_ns
         stage = member.hello.stage
-        if stage is None or not self.roster.leads(member):
+        if stage is None or self.roster.leader(stage) is not member:
             return
         progress = member.track.lost_events() if lost else []
         if isinstance(event, StageStart):
@@ -130,19 +141,11 @@ class Followed(ABC):
         ]
 
     def _progress(self, stage: int, member: Member, step: Progress) -> None:
-        pacer = self._pacer
         match step:
-            case Started(number, position, time_ns):
-                number = self._common(stage, member, number)
-                self.iteration = number if self._counts_anew else max(self.iteration, number)
-                self._counts_anew = False
-                if pacer is not None:
-                    if number > pacer.begun and (behind := pacer.behind(number)) is not None:
-                        self._left_behind(behind, number)
-                        return
-                    self._ask(pacer.started(stage, number, position, time_ns))
+            case Started():
+                self._started(stage, member, step)
             case Ended(number, position, time_ns):
-                if pacer is not None:
+                if (pacer := self._pacer) is not None:
                     number = self._common(stage, member, number)
                     self._ask(pacer.ended(stage, number, position, time_ns))
             case Completed():
@@ -150,6 +153,17 @@ class Followed(ABC):
             case Disorder(why):
                 self._trouble(f"rank {member.hello.rank}: {why}")
                 self._lose_track()
+
+    def _started(self, stage: int, member: Member, step: Started) -> None:
+        number = self._common(stage, member, step.number)
+        self.iteration = number if self._counts_anew else max(self.iteration, number)
+        self._counts_anew = False
+        if (pacer := self._pacer) is None:
+            return
+        if number > pacer.begun and (behind := pacer.behind(number)) is not None:
+            self._left_behind(behind, number)
+        else:
+            self._ask(pacer.started(stage, number, step.position, step.time_ns))
 
     def _left_behind(self, stage: int, number: int) -> None:
         """A rank's events have stopped and training goes on: its clock would stay as it is."""
@@ -178,11 +192,35 @@ class Followed(ABC):
     def think(self) -> None:
         """Work out what whole iterations tell: that takes a while, and their clocks go first.
 
-        Called after every event; what nothing waits for is done after later ones, bit by bit.
+        Called after every event.
         """
         episode, self._to_think_of = self._to_think_of, None
-        if episode is not None and episode is self._episode:
-            self._whole(episode)
+        if episode is not None:
+            self._think_to_the_end()
+            if episode is self._episode:
+                self._thoughts = self._whole(episode)
+                # What others wait for is not put off: the next iteration is to run by it.
+                if not self.patient or self.state is not State.HOLD:
+                    self._think_to_the_end()
+
+    def think_on(self) -> None:
+        """A piece of what is left to be worked out. Called at every tick of a patient job."""
+        if self._thoughts is not None:
+            thoughts = self._thoughts
+            for _ in thoughts:
+                return
+            if thoughts is self._thoughts:
+                self._thoughts = None
+
+    def _think_to_the_end(self) -> None:
+        thoughts, self._thoughts = self._thoughts, None
+        if thoughts is not None:
+            whole(thoughts)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether anything is left to be worked out."""
+        return self._thoughts is not None
 
     def written(self, uuid: str, clock_mhz: int | None, asked_ns: int, end_ns: int) -> None:
         """A clock write was done."""
@@ -199,7 +237,14 @@ class Followed(ABC):
         if self.state not in CLOCKS_MAY_BE_LOWERED:
             return
         if (pacer := self._pacer) is not None:
-            self._ask(pacer.due(now_ns))
+            due_ns = pacer.next_due_ns()
+            if due_ns is not None and due_ns <= now_ns:
+                self._ask(pacer.due(now_ns))
+        if now_ns >= self._look_ns:
+            self._look_ns = now_ns + LOOK_NS
+            self._look_for_silence(now_ns)
+
+    def _look_for_silence(self, now_ns: int) -> None:
         limit_ns = self.silence_limit_s() * 1e9
         for member in self.roster.members.values():
             member.heard_ns = member.heard_ns or now_ns

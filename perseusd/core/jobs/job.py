@@ -39,6 +39,10 @@ first, and again and again. What is new is kept at once, too, should the job end
 ALIKE = 1.1
 """Largest over smallest of iterations that are alike; a checkpoint's or a straggler's are not."""
 
+REFERENCE_AHEAD = 2
+"""Iterations from the newest whole one to what is drawn: the next may have begun meanwhile, on one
+replica and not on another."""
+
 UNSETTLED = 4
 
 PATIENCE = 8
@@ -259,9 +263,10 @@ class Job(Adjusting):
         """
         pacer = self._pacer
         assert pacer is not None
-        if not due(crc32(self.first_replica.encode()), pacer.begun + 1):
+        number = episode.newest + REFERENCE_AHEAD
+        if number <= pacer.begun or not due(crc32(self.first_replica.encode()), number):
             return
-        episode.reference = pacer.begun + 1
+        episode.reference = number
         pacer.adopt(None, episode.reference)
         pacer.adopt(episode.normal, episode.reference + 1)
 

@@ -20,6 +20,7 @@ from perseusd.core.jobs.understanding import Episode, Understanding
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.learned.memory import ForgottenError, Recollection, learned, signature
 from perseusd.core.model import Computation
+from perseusd.core.pieces import Pieces
 from perseusd.core.savings.ledger import Record
 from perseusd.core.settings import Settings
 from perseusd.core.stragglers import Observation
@@ -98,16 +99,28 @@ class Studied(Followed):
     # --- iterations become knowledge ------------------------------------------------------------
 
     def think(self) -> None:
-        if self._to_think_of is None and self._known is not None:
+        if not self.patient and self._to_think_of is None and self._known is not None:
             self._known.knowledge.work_on()
         super().think()
 
-    def _whole(self, episode: Episode) -> None:
+    def think_on(self) -> None:
+        if self._thoughts is None and self._known is not None:
+            self._known.knowledge.work_on()
+        super().think_on()
+
+    @property
+    def thinking(self) -> bool:
+        known = self._known
+        return super().thinking or (known is not None and known.knowledge.has_work)
+
+    def _whole(self, episode: Episode) -> Pieces[None]:
         if episode.pacer is None and not self._understand(episode):
             return
         early, episode.early = episode.early, []
         for iteration in early:
-            self._learn_from(iteration, episode)
+            yield from self._learn_from(iteration, episode)
+            if episode is not self._episode or self._known is None:
+                return
         self._decide(episode)
 
     def _understand(self, episode: Episode) -> bool:
@@ -152,17 +165,25 @@ class Studied(Followed):
         allowed = max(self._settings.learning_slowdown, told)
         return replace(self._settings, learning_slowdown=allowed)
 
-    def _learn_from(self, iteration: JobIteration, episode: Episode) -> None:
+    def _learn_from(self, iteration: JobIteration, episode: Episode) -> Pieces[None]:
+        """Between two pieces, the job may have let go of its episode: then no more is learned."""
         known = self._known
         assert known is not None
-        wary = self.state in CLOCKS_MAY_BE_LOWERED
-        seen = known.learn_from(iteration, episode.ends, self._logs, self._slower(known), wary)
-        self._tell_watch(iteration, seen)
+        episode.newest = iteration.number
+        wary, ill = self.state in CLOCKS_MAY_BE_LOWERED, self._slower(known)
         phase = self._phase(iteration, episode)
+        seen = yield from known.learning_from(iteration, episode.ends, self._logs, ill, wary)
+        if episode is not self._episode:
+            return
         self._ended(iteration, phase)
+        lags = waits(known.pipeline, iteration)
+        yield
+        if episode is not self._episode:
+            return
+        self._tell_watch(iteration, seen, lags)
         gpus = [self.roster.gpus(stage) for stage in range(len(iteration.ranks))]
-        finished = self.ledger.iteration(iteration, phase, gpus)
-        if finished is not None:
+        finished = yield from self.ledger.taking_in(iteration, phase, gpus)
+        if finished is not None and episode is self._episode:
             self._finished(finished)
 
     def _slower(self, known: Understanding) -> list[int]:
@@ -171,7 +192,10 @@ class Studied(Followed):
         return [rank for rank in ranks if known.pace(rank) > 1 + NOTICEABLE]
 
     def _tell_watch(
-        self, iteration: JobIteration, seen: Sequence[tuple[Computation, float]]
+        self,
+        iteration: JobIteration,
+        seen: Sequence[tuple[Computation, float]],
+        lags: Mapping[tuple[int, int, str], float],
     ) -> None:
         learning = self.state is State.LEARN
         lowered = frozenset(c.rank for c, _ in seen) if learning else frozenset[int]()
@@ -187,7 +211,7 @@ class Studied(Followed):
             replica=self.replica,
             number=iteration.number,
             computations=seen,
-            lags={} if self._known is None else waits(self._known.pipeline, iteration),
+            lags=lags,
             time_s=last.time_s if last is not None else None,
             uncertain=lowered,
             reasons=reasons,

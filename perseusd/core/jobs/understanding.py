@@ -22,6 +22,7 @@ from perseusd.core.jobs.places import Places
 from perseusd.core.learned.curves import TimeModel
 from perseusd.core.learned.knowledge import GpuFacts, Knowledge
 from perseusd.core.model import Computation, Pipeline
+from perseusd.core.pieces import Pieces, whole
 from perseusd.core.settings import Settings
 from perseusd.core.trials.explorer import Explorer
 
@@ -52,6 +53,7 @@ class Episode:
 
     early: whole iterations seen before the order was understood.
     ends: when each rank's last whole iteration ended.
+    newest: the number of the last iteration that was learned from.
     clear: understood iterations since the last trouble.
     """
 
@@ -60,6 +62,7 @@ class Episode:
     pacer: Pacer | None = None
     normal: PacedPlan | None = None
     ends: dict[int, int] = field(default_factory=dict)
+    newest: int = -1
     slowed_by_straggler: bool = False
     clear: int = 0
     reference: int | None = None
@@ -101,6 +104,17 @@ class Understanding:
         ill: Collection[int] = (),
         wary: bool = False,
     ) -> list[tuple[Computation, float]]:
+        """`learning_from` at once."""
+        return whole(self.learning_from(iteration, ends, logs, ill, wary))
+
+    def learning_from(
+        self,
+        iteration: JobIteration,
+        ends: dict[int, int],
+        logs: Mapping[str, ClockLog],
+        ill: Collection[int] = (),
+        wary: bool = False,
+    ) -> Pieces[list[tuple[Computation, float]]]:
         """Durations and activities of a whole iteration join the knowledge.
 
         ill: ranks that straggle, of which nothing is learned. wary: nor of ranks that were, at
@@ -110,22 +124,27 @@ class Understanding:
         model, places = self.knowledge.time_model(), self._places
         own_logs = [logs[self.gpus[rank].uuid] for rank in range(len(iteration.ranks))]
         took = taken(iteration.ranks, own_logs)
+        yield
         usual_s = np.array([model.top_s.get(k, math.nan) for k in places.kinds])[places.kind]
         lesson = self._at_one_clock(took, model)
         for rank, (own, log) in enumerate(zip(iteration.ranks, own_logs, strict=True)):
             since = ends.get(rank, own.spans[0].start_ns)
             ends[rank] = own.spans[-1].end_ns
+            yield
             if rank in ill or (wary and self._strange(rank, took, usual_s)):
                 continue
             kind = places.kind[places.own[rank]]
             lived = activities(places.kinds, kind, own.stamps_ns, since, log)
             self.knowledge.add_activities(rank, lived)
             self._time(rank, *lesson)
+        yield
         full_s = self._at_full_clock(took, model)
         both = np.empty((len(self.graph), 2))
         both[places.node, 0] = took.seconds
         both[places.node, 1] = self._unslowed(took, full_s, usual_s, model)
+        yield
         ends_s = self.graph.ends(both)
+        yield
         self.ours_s = float(ends_s[:, 0].max() - ends_s[:, 1].max())
         self.observed.add(both[:, 0], ends_s[:, 0])
         self._note_pace(took, full_s, usual_s)

@@ -36,6 +36,9 @@ MOST_CLOCKS = 40
 MOST_JOINED = 20_000
 """Activities that wait for ticks: where the counter does not move, they are dropped."""
 
+MOST_UNREAD = 32
+"""Iterations of a rank that may wait; where more do, several are read at a time."""
+
 REACH_ROUNDING = 1e-4
 """Clocks are rounded about this much; the lowest clock explored is still one of the curve's."""
 
@@ -127,9 +130,17 @@ class Knowledge:
         It can be done at any time: who asks for what is known waits for the rest.
         """
         if self._unread:
-            self._read_next()
-        elif self._times is not None and self._times[0] != self.durations.version:
+            for _ in range(1 + len(self._unread) // MOST_UNREAD):
+                self._read_next()
+        elif self.has_work:
             self.time_model()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether learning has anything left to do."""
+        if self._unread:
+            return True
+        return self._times is not None and self._times[0] != self.durations.version
 
     @property
     def ledgers(self) -> dict[int, EnergyLedger]:

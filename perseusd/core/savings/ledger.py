@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from perseusd.core.energy.gauge import Gauge, Reading
 from perseusd.core.events.iterations import JobIteration
+from perseusd.core.pieces import Pieces, whole
 from perseusd.core.savings.account import Account, Record
 from perseusd.core.savings.samples import Estimate, Sample, Savings, added
 
@@ -60,6 +61,12 @@ class Ledger:
     def iteration(
         self, iteration: JobIteration, phase: str, gpus: Sequence[Sequence[str]]
     ) -> Record | None:
+        """`taking_in` at once."""
+        return whole(self.taking_in(iteration, phase, gpus))
+
+    def taking_in(
+        self, iteration: JobIteration, phase: str, gpus: Sequence[Sequence[str]]
+    ) -> Pieces[Record | None]:
         """An iteration is whole, which finishes the one before it. Returns that one.
 
         gpus: the UUIDs of each rank's.
@@ -74,7 +81,7 @@ class Ledger:
             return None
         before, was = previous
         full = was in FULL_CLOCK
-        readings = self._read(gpus, before.start_ns, iteration.start_ns, full=full)
+        readings = yield from self._reading(gpus, before.start_ns, iteration.start_ns, full=full)
         record = Record(
             before.number,
             was,
@@ -186,14 +193,17 @@ class Ledger:
         if record.phase != "baseline":
             self._account.add(record)
 
-    def _read(
+    def _reading(
         self, gpus: Sequence[Sequence[str]], start_ns: int, end_ns: int, *, full: bool
-    ) -> Readings | None:
+    ) -> Pieces[Readings | None]:
         """Of all GPUs; None where one's energy is not known."""
+        known: Readings = []
         gauges = [self.gauges[uuid] for uuids in gpus for uuid in uuids]
-        readings = [(gauge, gauge.read(start_ns, end_ns, full=full)) for gauge in gauges]
-        known = [(gauge, reading) for gauge, reading in readings if reading is not None]
-        return known if len(known) == len(readings) > 0 else None
+        for gauge in gauges:
+            yield
+            if (reading := gauge.read(start_ns, end_ns, full=full)) is not None:
+                known.append((gauge, reading))
+        return known if len(known) == len(gauges) > 0 else None
 
 
 def _joules(readings: Readings | None) -> float | None:

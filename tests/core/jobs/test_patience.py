@@ -1,0 +1,116 @@
+"""What nothing waits for is worked out a piece at each tick, and comes to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+NodeOf = Callable[..., Any]
+
+MS = 1_000_000
+ENOUGH = 200
+"""Ticks that finish any iteration's thoughts."""
+
+
+def held(node: NodeOf, *, patient: bool) -> Any:
+    made = node()
+    made.controller.patient = patient
+    made.join()
+    made.until("hold")
+    made.iterate(3)
+    return made
+
+
+def think(made: Any, ticks: int = ENOUGH) -> int:
+    """Tick without letting time pass; how many ticks there was something to think about."""
+    for tick in range(ticks):
+        if made.controller.next_due_ns() != 0:
+            return tick
+        made.do(made.controller.tick(made.now_ns))
+    return ticks
+
+
+def test_an_iteration_in_hold_is_thought_about_over_many_ticks(node: NodeOf) -> None:
+    """Its last event only begins that; until it is finished, a tick is due at once."""
+    made = held(node, patient=True)
+    think(made)
+    records = made.job.ledger.count("hold")
+    ends: list[bool] = []
+
+    def last_of_all(_node: Any, rank: int, _c: Any, starts: bool) -> bool:
+        ends.append(starts)
+        return True
+
+    made.iterate(1, hook=last_of_all)
+    assert made.job.thinking
+    assert think(made) > 5
+    assert not made.job.thinking
+    assert made.job.ledger.count("hold") == records + 1
+
+
+def test_it_comes_to_the_same(node: NodeOf) -> None:
+    """Piece by piece or at once: the same samples, state and aim, and curves as near as fits go."""
+    told, curves = [], []
+    for patient in (False, True):
+        made = held(node, patient=patient)
+        for _ in range(25):
+            made.iterate()
+            think(made)
+        told.append((made.state, made.job.ledger.sample("hold").values, made.job.deadline_s))
+        known = made.job._known
+        found, blocking_w = known.knowledge.curves(known.graph.kinds)
+        curves.append(
+            {
+                **{kind: curve.time_s for kind, curve in found.items()},
+                **{(kind, "J"): curve.energy_j for kind, curve in found.items()},
+                **{rank: (watts,) for rank, watts in blocking_w.items()},
+            }
+        )
+    assert told[0] == told[1]
+    assert curves[0].keys() == curves[1].keys()
+    for key, points in curves[0].items():
+        assert curves[1][key] == pytest.approx(points, rel=2e-3)
+
+
+def test_what_was_begun_is_finished_before_the_next_iteration(node: NodeOf) -> None:
+    """Where ticks are too few, every iteration is learned from all the same, in its order."""
+    made = held(node, patient=True)
+    tick = made.controller.tick
+    made.controller.tick = lambda now_ns: []
+    count = made.job.ledger.count("hold")
+    made.iterate(6)
+    made.controller.tick = tick
+    assert made.job.ledger.count("hold") >= count + 4
+    assert made.state == "hold"
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 5, 9, 14])
+@pytest.mark.parametrize("what", ["goodbye", "release", "relearn", "join", "withhold"])
+def test_letting_go_between_two_pieces(node: NodeOf, what: str, pieces: int) -> None:
+    """Full clocks at once; what is left of the thoughts does no harm, and the job is held again."""
+    made = held(node, patient=True)
+    made.iterate()
+    think(made, pieces)
+    controller = made.controller
+    if what == "goodbye":
+        made.do(controller.client_lost("1", "has ended"))
+    elif what == "release":
+        made.do(controller.release_gpu("GPU-1", "could not be set"))
+    elif what == "relearn":
+        made.do(controller.relearn_all("slept"))
+    elif what == "withhold":
+        made.do(controller.withhold("GPU-1", "stuck"))
+    else:
+        made.join(1, local_rank=1, slowdown_budget=0.01)
+    assert not made.lowered
+    think(made)
+    made.iterate(2)
+    assert not made.lowered
+    if what == "goodbye":
+        made.join(1)
+    made.do(controller.withhold("GPU-1", None))
+    made.until("hold")
+    made.iterate(3)
+    assert made.state == "hold"
