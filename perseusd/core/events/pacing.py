@@ -39,6 +39,13 @@ LATENCY_JUMP = 4.0
 """No single write counts for more than this many times the mean: one that hung for seconds says
 nothing about the next, and a mean too long lowers clocks before their boundary."""
 
+HUNG_S = 2.0
+"""A write that took longer is none to learn from at all: its driver or perseusd-clock hung, often
+under writes of many GPUs at once, of which each would make the mean longer."""
+
+TRUST_WEIGHT = 0.02
+"""Of FIRST_LATENCY_NS in the mean, for each iteration in which nothing is written because writes
+are believed to take too long: no other measurement would ever correct a mean that was too long."""
 
 PACE_WEIGHT = 0.3
 """Of a new computation in the running pace. A rank that has turned slow would have its clock
@@ -169,8 +176,14 @@ class Pacer:
 
     def measured(self, seconds: float) -> None:
         """A write took this long, waiting for its turn included."""
+        if seconds > HUNG_S:
+            return
         counted_ns = min(seconds * 1e9, LATENCY_JUMP * self.latency_ns)
         self.latency_ns += LATENCY_WEIGHT * (counted_ns - self.latency_ns)
+
+    def unmeasured(self) -> None:
+        """Another iteration without a write, since writes are believed to take too long."""
+        self.latency_ns += TRUST_WEIGHT * min(0, FIRST_LATENCY_NS - self.latency_ns)
 
     def started(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
         """A computation has started; returns what is overdue and schedules what comes next."""

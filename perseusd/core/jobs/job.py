@@ -146,6 +146,7 @@ class Job(Adjusting):
                 "its iterations are too short: within [limits] max_writes_per_s and "
                 "max_node_write_share, not even one lower clock and back fits into one"
             )
+            self._trust_writes()
         elif measured >= self._settings.baseline_iterations + self._waiting:
             self._waiting = 0
             self._recognise()
@@ -200,6 +201,12 @@ class Job(Adjusting):
             return 0
         gpus = max(self.node_gpus, len(self.roster.all_gpus()))
         return most_writes(self._settings, usual_s, pacer.latency_ns * 1e-9, gpus)
+
+    def _trust_writes(self) -> None:
+        """Writes that took long, for a while, are no reason never to try one again."""
+        if (pacer := self._pacer) is not None:
+            pacer.unmeasured()
+            self._latency_ns = pacer.latency_ns
 
     def _decide_learn(self, episode: Episode) -> None:
         known = self._known

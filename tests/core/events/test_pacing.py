@@ -314,6 +314,24 @@ def test_one_write_that_hung_does_not_move_the_lead_far(hang_s: float) -> None:
     assert pacer.latency_ns <= FIRST_LATENCY_NS * (1 + 0.1 * LATENCY_JUMP)
 
 
+def test_writes_that_hung_say_nothing() -> None:
+    """A clock process that hung for five seconds under writes of eight GPUs is no slow driver."""
+    pacer = Pacer(1)
+    for _ in range(8):
+        pacer.measured(5.0)
+    assert pacer.latency_ns == FIRST_LATENCY_NS
+
+
+def test_without_writes_the_latency_is_trusted_again_slowly() -> None:
+    """From above alone: a driver that is fast stays known for it."""
+    slow, fast = Pacer(1, 60 * MS), Pacer(1, 2 * MS)
+    for _ in range(30):
+        slow.unmeasured()
+        fast.unmeasured()
+    assert 30 * MS < slow.latency_ns < 40 * MS
+    assert fast.latency_ns == 2 * MS
+
+
 def test_latency_is_learned_all_the_same() -> None:
     """A driver that is always slow is known for it after some writes."""
     pacer = Pacer(1)

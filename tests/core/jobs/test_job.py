@@ -627,6 +627,21 @@ def test_a_budget_is_something_to_use_for_a_job_of_one_stage(node) -> None:
     assert "iterations are too short" in alone.job.reason
 
 
+@pytest.mark.parametrize("took_s", [1.5, 8.0])
+def test_writes_that_took_long_for_a_while_are_tried_again(held: Any, took_s: float) -> None:
+    """The clock process was stopped, and went on: the resets that had waited for it, one for each
+    GPU again and again, are no reason never to hold the job again."""
+    held.do(held.controller.release_all("perseusd-clock does not answer"))
+    for _ in range(10):
+        for rank in range(held.stages):
+            asked_ns = held.now_ns - round(took_s * 1e9)
+            held.controller.written(f"GPU-{rank}", None, asked_ns, held.now_ns)
+    if took_s < 2:
+        held.iterate(12)
+        assert "iterations are too short" in held.job.reason
+    held.until("hold", 200)
+
+
 def test_every_way_into_release_has_its_reason_in_the_log(node) -> None:
     """An ordinary end in baseline, too; and each is one line."""
     made = node()
