@@ -219,20 +219,24 @@ class Controller:
             job.writable = self.writable and not job.withheld
             job.node_gpus = len(self._holders)
             job.tick(now_ns)
-            if self.patient:
+            if self.patient and (job.observations or job.renewed):
+                self._watch(job)
+            elif self.patient:
                 job.think_on()
-                if job.observations or job.renewed:
-                    self._watch(job)
         return self._drain()
 
     def next_due_ns(self) -> int | None:
         """When a tick has something to do; a moment that is over: now. None: nothing is known."""
         due: int | None = None
         for job in self.jobs.values():
-            own = 0 if self.patient and job.thinking else job.next_due_ns()
+            own = 0 if self.patient and self._has_more(job) else job.next_due_ns()
             if own is not None and (due is None or own < due):
                 due = own
         return due
+
+    @staticmethod
+    def _has_more(job: Job) -> bool:
+        return job.thinking or bool(job.observations)
 
     def holder(self, uuid: str) -> str | None:
         return self._holders.get(uuid)

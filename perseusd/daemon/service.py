@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -72,6 +73,9 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 0.02
 """The loop looks at what nothing tells it of (readings, memory, files) this often."""
+
+SWITCH_S = 2e-4
+"""How long a thread that reads GPUs may keep the loop from going on (Python's own: 5 ms)."""
 
 SAME_ERROR_S = 5.0
 """An error of ours over what is due is logged again after so long."""
@@ -185,6 +189,7 @@ class Service:
         self.sampler.start()
         self.ownership.start()
         self.keeper.start()
+        sys.setswitchinterval(SWITCH_S)
         gc.collect()
         gc.freeze()  # what is there stays: looking through it takes 15 ms each time
         self.actuator.start()

@@ -19,8 +19,15 @@ AIM_SHARE = 0.4
 FEWEST_ITERATIONS = 6
 """Under one plan before it is corrected; fewer are mostly noise."""
 
-MOST_ITERATIONS = 40
+DOUBLINGS = 3
+"""After each correction twice as many iterations as before are waited for, so many times: what is
+left to correct becomes smaller, and a plan costs seconds of a processor."""
+
+MOST_ITERATIONS = FEWEST_ITERATIONS << DOUBLINGS
 """Looked back on under one plan."""
+
+FAR = 0.002
+"""An error beyond noise that does not wait for more than FEWEST_ITERATIONS."""
 
 CORRECTION_GAIN = 0.8
 LARGEST_CORRECTION = 0.01
@@ -46,6 +53,8 @@ class HoldControl:
 
     budget: float
     command: float = field(init=False)
+    _corrections: int = 0
+    """In a row."""
     _times: list[float] = field(default_factory=list)
     _computed: list[float] = field(default_factory=list)
 
@@ -82,8 +91,8 @@ class HoldControl:
     def be_cautious(self, by: float = LARGEST_CORRECTION) -> None:
         """After a breach: plan tighter than it was, by this share of the baseline's time."""
         self.command = max(self.command - min(by, LARGEST_CORRECTION), LEAST_COMMAND)
-        self._times.clear()
-        self._computed.clear()
+        self._corrections = 0
+        self.start_plan()
 
     def rebudget(self, budget: float) -> None:
         """Another budget from now on; what was learned about the aim holds for the new one."""
@@ -91,6 +100,7 @@ class HoldControl:
         self.budget = budget
         most = max(MOST_COMMAND * budget, self.aim)
         self.command = min(max(self.aim + learned, LEAST_COMMAND), most)
+        self._corrections = 0
         self.start_plan()
 
     @property
@@ -106,9 +116,11 @@ class HoldControl:
         held = Sample(list(self._computed))
         error = held.mean / baseline.mean - 1 - self.aim
         noise = math.sqrt(held.relative_variance_of_mean())
-        if abs(error) < max(DEADBAND, noise):
+        patience = FEWEST_ITERATIONS << min(self._corrections, DOUBLINGS)
+        if abs(error) < max(DEADBAND, noise) or (n < patience and abs(error) < max(FAR, 2 * noise)):
             return False
         change = min(max(CORRECTION_GAIN * error, -LARGEST_CORRECTION), LARGEST_CORRECTION)
         most = MOST_COMMAND * self.budget
         self.command = min(max(self.command - change, LEAST_COMMAND), most)
+        self._corrections += 1
         return True

@@ -119,6 +119,9 @@ class Studied(Followed):
         early, episode.early = episode.early, []
         for iteration in early:
             yield from self._learn_from(iteration, episode)
+            while self.patient and (known := self._known) is not None and known.knowledge.has_work:
+                known.knowledge.work_on()  # what is decided now may ask for all that is known
+                yield
             if episode is not self._episode or self._known is None:
                 return
         self._decide(episode)

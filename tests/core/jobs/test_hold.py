@@ -61,6 +61,22 @@ def test_few_iterations_and_noise_change_nothing() -> None:
     assert not control.wants_plan(BASELINE)
 
 
+def test_plans_become_rarer_and_what_is_far_off_is_still_corrected_soon() -> None:
+    """Noise alone asks for a plan now and then, and ever more rarely; half a per cent too slow is
+    corrected within two dozen iterations, whenever it begins."""
+    control, rng = HoldControl(BUDGET), random.Random(3)
+    asked = []
+    for number in range(1000):
+        slowdown = control.command + (0.005 if number >= 900 else 0.0)
+        control.iteration(BASELINE.mean * (1 + slowdown) * rng.gauss(1, 0.003))
+        if control.wants_plan(BASELINE):
+            asked.append(number)
+            control.start_plan()
+    assert sum(number < 100 for number in asked) <= 6
+    assert sum(100 <= number < 900 for number in asked) <= 800 // 48
+    assert min(number for number in asked if number >= 900) <= 924
+
+
 def test_a_job_that_became_faster_is_not_slowed_to_its_old_baseline() -> None:
     """Iterations 20 % below the baseline for hours: the deadline moves by the budget's double at
     most, instead of step by step to 20 %."""
