@@ -56,6 +56,15 @@ ReadWritePaths=/driver
 
 _PLANNER = "perseusd/core/planner"
 
+_GET = """
+import sys, urllib.error, urllib.request
+try:
+    answer = urllib.request.urlopen(sys.argv[1], timeout=10)
+except urllib.error.HTTPError as error:
+    answer = error
+sys.stdout.write(f"{answer.status}\\n{answer.read().decode()}")
+"""
+
 
 def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     """The condition's first true value, or a failed test."""
@@ -161,6 +170,12 @@ class Installation:
         for pid in pids:
             os.kill(pid, number)
         return since_s
+
+    def scrape(self, path: str) -> tuple[int, str]:
+        """The exporter's answer to a GET, as its own host gets it: (status, text)."""
+        told = self.machine.run("/usr/bin/python3", "-c", _GET, f"http://127.0.0.1:10612{path}")
+        status, _, text = told.stdout.partition("\n")
+        return int(status), text
 
     def seconds_replaced(self, unit: str, pid: int, since_s: float) -> float:
         """How long after since_s another process than this one is the unit's, and ready."""

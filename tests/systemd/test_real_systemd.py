@@ -6,6 +6,7 @@ process, every clock is full soon afterwards, and systemd has everything running
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -19,12 +20,21 @@ import pytest
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 UNITS = ("perseusd-clock", "perseusd")
+EXPORTER = "perseusd-exporter"
 WATCHDOG_S = 5.0
 """A watchdog's interval, as docs/operating.md promises it: from a process's last sign of life until
 its successor serves."""
 
 SIGNS_S = {"perseusd": 0.2, "perseusd-clock": 0.75}
 """Between two signs of life: when a process is stopped, the last one may be so old."""
+
+EXPOSURES = {"perseusd": 1.3, "perseusd-clock": 2.1, EXPORTER: 1.3}
+"""The most, from 0 (safe) to 10: as in test_units.py."""
+
+DYNAMIC_USERS = range(61184, 65520)
+"""User ids that systemd gives to units with DynamicUser=yes."""
+
+GPUS = 3  # as in conftest.py: each a rank's
 
 SETTLE_S = 1.0
 """Of a daemon or client that is gone, every clock is back after this."""
@@ -56,6 +66,60 @@ def test_units_start_and_hold_a_job(installed: Any, configuration: str) -> None:
     assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
 
 
+def metric(installed: Any, name: str) -> float:
+    """The sum over its labels."""
+    status, text = installed.scrape("/metrics")
+    assert status == 200
+    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+    assert found, text
+    return sum(map(float, found))
+
+
+def test_exporter_serves_metrics_and_readiness(installed: Any) -> None:
+    """Ready when systemctl returns; as a user of its own, with no capability, and it sees the
+    daemon's socket from where its unit has put it."""
+    installed.machine.run("systemctl", "enable", "--quiet", "--now", EXPORTER)
+    installed.hold()
+    assert metric(installed, "perseusd_up") == 1
+    assert metric(installed, "perseusd_gpu_held") == GPUS
+    assert metric(installed, "perseusd_clock_process_up") == 1
+    installed.until(lambda: installed.scrape("/readyz")[0] == 200)
+    assert json.loads(installed.scrape("/readyz")[1])["ok"] is True
+    status = Path(f"/proc/{installed.main_pid(EXPORTER)}/status").read_text()
+    uid = re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)
+    assert uid is not None
+    assert int(uid[1]) in DYNAMIC_USERS
+    assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
+
+
+def test_exporter_outlives_the_daemon(installed: Any) -> None:
+    """A restart, and a stop after which the daemon's directory is gone and comes anew: it says what
+    is wrong meanwhile, and is the same process afterwards."""
+    before = installed.main_pid(EXPORTER)
+    installed.machine.run("systemctl", "restart", "perseusd")
+    installed.until(lambda: metric(installed, "perseusd_up") == 1)
+    installed.machine.run("systemctl", "stop", "perseusd")
+    installed.until(lambda: metric(installed, "perseusd_up") == 0)
+    status, told = installed.scrape("/readyz")
+    assert status == 503
+    assert "no such socket" in " ".join(json.loads(told)["wrong"])
+    installed.machine.run("systemctl", "start", "perseusd")
+    installed.until(lambda: metric(installed, "perseusd_up") == 1)
+    installed.until(lambda: installed.scrape("/readyz")[0] == 200)
+    assert installed.main_pid(EXPORTER) == before
+    assert installed.machine.property(EXPORTER, "NRestarts") == "0"
+
+
+def test_exposure_of_what_runs_is_low(installed: Any) -> None:
+    """`systemd-analyze security` of the units as they are loaded, with their drop-ins."""
+    for unit, most in EXPOSURES.items():
+        said = installed.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
+        found = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
+        assert found is not None, said
+        sys.stdout.write(f"{unit}: exposure {found[1]}\n")
+        assert float(found[1]) <= most
+
+
 def test_upgrade_in_place_while_training_runs(installed: Any) -> None:
     """Installed over what runs: another release, the same configuration, and the job is served."""
     installed.hold()
@@ -67,8 +131,9 @@ def test_upgrade_in_place_while_training_runs(installed: Any) -> None:
     releases = installed.machine.root / "opt/perseusd/releases"
     assert [f"releases/{path.name}" for path in releases.iterdir()] == [installed.release()]
     assert installed.release() != before
-    command = Path(f"/proc/{installed.main_pid('perseusd')}/cmdline").read_text()
-    assert installed.release() in command
+    for unit in ("perseusd", EXPORTER):
+        command = Path(f"/proc/{installed.main_pid(unit)}/cmdline").read_text()
+        assert installed.release() in command
     assert installed.main_pid("perseusd") != old
     installed.until(installed.state)  # its hooks have introduced themselves
     installed.warm_kernels()
@@ -171,11 +236,11 @@ def test_stop_is_quick_and_leaves_full_clocks(installed: Any) -> None:
     """When `systemctl stop` returns, no clock is lowered and nothing runs; training goes on."""
     installed.hold()
     began_s = time.monotonic()
-    installed.machine.run("systemctl", "stop", *UNITS)
+    installed.machine.run("systemctl", "stop", *UNITS, EXPORTER)
     sys.stdout.write(f"stopped within {time.monotonic() - began_s:.2f} s\n")
     assert not installed.locked()
     assert installed.processes() == []
-    installed.machine.run("systemctl", "start", *UNITS)
+    installed.machine.run("systemctl", "start", *UNITS, EXPORTER)
 
 
 def test_uninstall_leaves_what_it_says(installed: Any) -> None:
