@@ -1,7 +1,13 @@
-"""Between perseusd and perseusd-clock: passes every packet on, and notes when a request came."""
+"""Between perseusd and perseusd-clock: passes every packet on, and notes when a request came.
+
+It runs before whatever shares its core, where that is permitted: what it waits for a processor
+would be taken for the daemon's time.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import selectors
 import socket
 import sys
@@ -15,6 +21,8 @@ PACKET = 4096
 
 def main(listen: Path, clock: Path, notes: Path) -> None:
     """One daemon's connection, until it ends; a line a request: stamp, GPU, clock (0: full)."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(listen))
     listener.listen(1)
