@@ -98,7 +98,7 @@ class Controller:
         if job.actions and self.urgent is not None:
             self.urgent(self._drain())
         job.think()
-        if job.observations or job.renewed:
+        if not self.patient and (job.observations or job.renewed):
             self._watch(job)
             return self._drain()  # of all replicas
         return self._drain() if job.actions else []

@@ -77,6 +77,9 @@ IDLE_S = 0.02
 SWITCH_S = 2e-4
 """How long a thread that reads GPUs may keep the loop from going on (Python's own: 5 ms)."""
 
+YOUNG = 5000
+"""Objects that come up before garbage is looked for: Python's 700 are a part of an iteration."""
+
 SAME_ERROR_S = 5.0
 """An error of ours over what is due is logged again after so long."""
 
@@ -190,6 +193,7 @@ class Service:
         self.ownership.start()
         self.keeper.start()
         sys.setswitchinterval(SWITCH_S)
+        gc.set_threshold(YOUNG)
         gc.collect()
         gc.freeze()  # what is there stays: looking through it takes 15 ms each time
         self.actuator.start()

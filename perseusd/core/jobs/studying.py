@@ -186,6 +186,7 @@ class Studied(Followed):
         self._tell_watch(iteration, seen, lags)
         gpus = [self.roster.gpus(stage) for stage in range(len(iteration.ranks))]
         finished = yield from self.ledger.taking_in(iteration, phase, gpus)
+        yield
         if finished is not None and episode is self._episode:
             self._finished(finished)
 

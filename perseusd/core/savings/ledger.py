@@ -200,9 +200,9 @@ class Ledger:
         known: Readings = []
         gauges = [self.gauges[uuid] for uuids in gpus for uuid in uuids]
         for gauge in gauges:
-            yield
             if (reading := gauge.read(start_ns, end_ns, full=full)) is not None:
                 known.append((gauge, reading))
+            yield
         return known if len(known) == len(gauges) > 0 else None
 
 
