@@ -32,13 +32,16 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import zmq
 from load_job import LoadJob, connected, greet
 from perseus_hooks.events import StageEnd, StageStart
 from perseus_hooks.wire import encode
 
-from perseusd.core.schedules import one_f_one_b
+from perseusd.core.graph import Graph
+from perseusd.core.model import Computation
+from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.emulation.daemon import ask
 from perseusd.gpus.simulated import SPECS, create_node, open_node
 
@@ -163,7 +166,7 @@ class Stream:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets = [connected(self._context, directory) for _ in range(RANKS)]
         self._gpus = _uuids(node_path)
-        self._orders = one_f_one_b(RANKS, MICROBATCHES)
+        self._iteration_events = _pipeline_events(RANKS, MICROBATCHES)
         self._sequences = [0] * RANKS
         self._tokens = count(1)
         self._iteration = 0
@@ -196,23 +199,32 @@ class Stream:
         self._context.destroy(linger=0)
 
     def _events(self, start_ns: int, apart_ns: float) -> Iterator[tuple[int, bytes]]:
-        """One iteration's, interleaved: each rank's computations one after another."""
-        sent = 0
-        for position in range(2 * MICROBATCHES):
-            tokens = [next(self._tokens) for _ in range(RANKS)]
-            for half in range(2):
-                for rank in range(RANKS):
-                    stamp_ns = start_ns + round(sent * apart_ns)
-                    sent += 1
-                    self._sequences[rank] += 1
-                    sequence, token = self._sequences[rank], tokens[rank]
-                    if half:
-                        yield rank, encode(StageEnd(sequence, stamp_ns, token))
-                        continue
-                    todo = self._orders[rank][position]
-                    what = (todo.instruction, todo.microbatch, 0, None, self._iteration)
-                    yield rank, encode(StageStart(sequence, stamp_ns, token, *what))
+        """One iteration's, in the order in which a pipeline makes them, evenly stamped."""
+        tokens = [0] * RANKS
+        for place, (_, starts, rank, todo) in enumerate(self._iteration_events):
+            stamp_ns = start_ns + round(place * apart_ns)
+            self._sequences[rank] += 1
+            sequence = self._sequences[rank]
+            if starts:
+                tokens[rank] = next(self._tokens)
+                what = (todo.instruction, todo.microbatch, 0, None, self._iteration)
+                yield rank, encode(StageStart(sequence, stamp_ns, tokens[rank], *what))
+            else:
+                yield rank, encode(StageEnd(sequence, stamp_ns, tokens[rank]))
         self._iteration += 1
+
+
+def _pipeline_events(ranks: int, microbatches: int) -> list[tuple[float, bool, int, Computation]]:
+    """(when, whether it starts, rank, computation), ascending; backward takes twice forward."""
+    graph = Graph.from_pipeline(pipeline(one_f_one_b(ranks, microbatches), 0.25))
+    took = np.array([1.0 + (todo.instruction == "backward") for todo in graph.nodes])
+    start = graph.earliest(took)
+    events = [
+        (when, starts, todo.rank, todo)
+        for todo, begin, end in zip(graph.nodes, start, start + took, strict=True)
+        for when, starts in ((begin, True), (end, False))
+    ]
+    return sorted(events, key=lambda event: event[:3])
 
 
 def _decoding_s(events: int) -> float:

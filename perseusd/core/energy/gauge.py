@@ -108,6 +108,7 @@ class Gauge:
         full: whether at full clock.
         """
         counted = self.meter.counted(start_ns, end_ns, self._origin_ns)
+        self.meter.forget(start_ns, end_ns)
         if counted is None:
             return None
         start, end = (start_ns - self._origin_ns) * 1e-9, (end_ns - self._origin_ns) * 1e-9

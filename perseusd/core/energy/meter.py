@@ -47,15 +47,27 @@ class EnergyMeter:
         last = _before(ticks, end_ns) + 1
         if first < 0 or last >= len(ticks) or ticks[first].chain != ticks[last].chain:
             return None
-        since = max(min(first - 1, last - LINE_TICKS), 0)
+        since = _needed(first, last)
         line = [t for t in ticks[since : last + 3] if t.chain == ticks[first].chain]
         at_s = moments(line, origin_ns)
         return Counted(at_s, np.array([tick.joules for tick in line]))
+
+    def forget(self, start_ns: int, end_ns: int) -> None:
+        """Drop what no time needs that begins and ends no earlier than this one."""
+        ticks = self._counter.ticks
+        since = _needed(_before(ticks, start_ns), _before(ticks, end_ns) + 1)
+        if since > LINE_TICKS:  # seldom: it moves all others
+            del ticks[:since]
 
     def between(self, start_ns: int, end_ns: int) -> float | None:
         """Joules used meanwhile; None where that is not known."""
         counted = self.counted(start_ns, end_ns, start_ns)
         return None if counted is None else counted.between(0.0, (end_ns - start_ns) * 1e-9)
+
+
+def _needed(first: int, last: int) -> int:
+    """From which tick on they are used, where a time lies between two of these."""
+    return max(min(first - 1, last - LINE_TICKS), 0)
 
 
 def _before(ticks: list[Tick], time_ns: int) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
 
-from perseusd.core.energy.meter import EnergyMeter
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perseusd.core.energy.meter import LINE_TICKS, EnergyMeter
 from perseusd.core.energy.sensor import KEPT_TICKS
 
 MS = 1_000_000
@@ -49,3 +53,20 @@ def test_ticks_are_bounded() -> None:
     assert len(meter._counter.ticks) <= KEPT_TICKS
     end_ms = 3 * KEPT_TICKS
     assert meter.between((end_ms - 500) * MS, (end_ms - 10) * MS) == pytest.approx(490, abs=1)
+
+
+@given(
+    lengths_ms=st.lists(st.integers(30, 9000), min_size=1, max_size=40),
+    gap_ms=st.integers(0, 400),
+)
+def test_what_is_forgotten_was_not_needed(lengths_ms: list[int], gap_ms: int) -> None:
+    """Times that go forward, each forgotten after it was read: the same joules, and few ticks."""
+    kept, forgetting = EnergyMeter(), EnergyMeter()
+    starts = list(itertools.accumulate(lengths_ms, initial=1000))
+    for meter in (kept, forgetting):
+        ticking(meter, 200.0, starts[-1] + 1000)
+    for start, length in zip(starts, lengths_ms, strict=False):
+        span = start * MS, (start + max(length - gap_ms, 1)) * MS
+        assert forgetting.between(*span) == kept.between(*span)
+        forgetting.forget(*span)
+    assert len(forgetting._counter.ticks) <= 3 * LINE_TICKS + (max(lengths_ms) + 1000) // 50
