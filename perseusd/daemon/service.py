@@ -7,10 +7,8 @@ own, and clocks are written by perseusd-clock.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
-import os
 import signal
 import sys
 import time
@@ -36,21 +34,27 @@ from perseusd.core.actions import (
     SetClock,
 )
 from perseusd.core.learned.knowledge import GpuFacts
-from perseusd.core.settings import Settings
 from perseusd.daemon.access import Access, Caller, user_name
 from perseusd.daemon.actuator import Actuator, Failed
+from perseusd.daemon.beginning import (
+    gpu_check_of,
+    limits_of,
+    only_one,
+    open_node,
+    settings_of,
+)
 from perseusd.daemon.control import Control
 from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
 from perseusd.daemon.doors import raise_descriptor_limit
 from perseusd.daemon.grip import Grip, Hold
-from perseusd.daemon.intake import ClientEvent, Intake, Limits, Message, Peer, not_among
+from perseusd.daemon.intake import ClientEvent, Intake, Message, Peer, not_among
 from perseusd.daemon.journal import of_notice
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
 from perseusd.daemon.orders import Orders
-from perseusd.daemon.ownership import OFF, Holder, Ownership
+from perseusd.daemon.ownership import Holder, Ownership
 from perseusd.daemon.planning import Planner
 from perseusd.daemon.pressure import Pressure
 from perseusd.daemon.questions import Questions
@@ -61,9 +65,7 @@ from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
 from perseusd.daemon.straggler_log import StragglerLog
 from perseusd.daemon.waiting import Waiting
-from perseusd.errors import ConfigurationError
-from perseusd.gpus import open_gpus
-from perseusd.gpus.base import Gpu, GpuInfo, GpuNode
+from perseusd.gpus.base import Gpu, GpuInfo
 from perseusd.gpus.standing import standing_mhz
 from perseusd.logs import MessageId, fields
 from perseusd.systemd import notify
@@ -92,7 +94,7 @@ def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
     sources, origins: what the configuration was read from, and is again at SIGHUP.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_one(config))
+        stack.enter_context(only_one(config))
         raise_descriptor_limit()
         service = Service(config, Reloader(config, sources, origins))
         stack.callback(service.shutdown)
@@ -109,7 +111,7 @@ class Service:
         self.reloader = reloader
         self.stopping = False
         self.grip = Grip(
-            lambda: _open_node(config),
+            lambda: open_node(config),
             lambda: (self.sampler, self.ownership),
             lambda: self.actuator,
             self._gpu_here,
@@ -122,11 +124,11 @@ class Service:
         }
         facts = {gpu.info.uuid: self._facts(gpu.info) for gpu in gpus}
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.controller = RecordedController(_settings(config), facts)
+        self.controller = RecordedController(settings_of(config), facts)
         self.controller.urgent = self._act
         self.controller.patient = True
         self.sampler = Sampler(gpus, config.sampler_interval_s)
-        self.ownership = Ownership(gpus, _gpu_check(config))
+        self.ownership = Ownership(gpus, gpu_check_of(config))
         self.counters = Counters(reloads=reloader.reloads)
         self.actuator = Actuator(config, list(facts), self.counters.writes)
         self.planner = Planner()
@@ -135,7 +137,7 @@ class Service:
         self.intake = Intake(
             self.context,
             config.hooks_socket,
-            _limits(config, self.access),
+            limits_of(config, self.access),
             refusals=self.counters.refused,
         )
         self.obedience = Obedience()
@@ -324,13 +326,13 @@ class Service:
         logging.getLogger().setLevel(config.log_level.upper())
         self.sampler.interval_s = config.sampler_interval_s
         self.access = self.control.access = self.recorder.access = Access.of(config)
-        self.intake.limit(_limits(config, self.access))
-        self.ownership.check = _gpu_check(config)
+        self.intake.limit(limits_of(config, self.access))
+        self.ownership.check = gpu_check_of(config)
         for peer in self.intake.not_allowed():
             self._act(self.controller.client_lost(peer.client, "is no longer allowed"))
             self.intake.refuse(peer, "not_permitted", not_among(peer.uid))
             self.intake.forget(peer.client)
-        self._act(self.controller.reconfigure(_settings(config)))
+        self._act(self.controller.reconfigure(settings_of(config)))
 
     def _look_at_users(self, now_s: float) -> Mapping[str, str]:
         """End the leases on GPUs that others use; by GPU, why its clock stays full."""
@@ -499,84 +501,6 @@ class Service:
             self._stop(number, frame)
         else:
             self.reloader.ask()
-
-
-def _limits(config: Config, access: Access) -> Limits:
-    return Limits(
-        access.may_lease,
-        config.events_per_s,
-        config.max_clients,
-        config.user_events_per_s,
-        config.max_clients_per_user,
-    )
-
-
-def _gpu_check(config: Config) -> str:
-    """Where no clock is ever written, nobody can be slowed."""
-    return OFF if config.observe else config.gpu_check
-
-
-def _settings(config: Config) -> Settings:
-    return Settings(
-        observe=config.observe,
-        slowdown_budget=config.slowdown_budget,
-        learning_slowdown=config.learning_slowdown,
-        min_clock_fraction=config.min_clock_fraction,
-        max_writes_per_s=config.max_writes_per_s,
-        max_node_write_share=config.max_node_write_share,
-        silence_s=config.silence_s,
-        silence_iterations=config.silence_iterations,
-        baseline_iterations=config.baseline_iterations,
-        max_learning_iterations=config.max_iterations,
-        remember=config.remember,
-    )
-
-
-def _open_node(config: Config) -> GpuNode:
-    if config.simulate is None:
-        return open_gpus()
-    path = config.simulated_file
-    if not path.exists():
-        from perseusd.gpus.simulated import SPECS, create_node
-
-        create_node(path, SPECS["a100-sxm"], config.simulate)
-    node = open_gpus(path)
-    if len(node.gpus) != config.simulate:
-        found = len(node.gpus)
-        node.close()
-        raise ConfigurationError(
-            f"--simulate {config.simulate}: {path} holds {found} GPUs; remove the file, or say "
-            f"--simulate {found}"
-        )
-    return node
-
-
-@contextlib.contextmanager
-def _only_one(config: Config) -> Iterator[None]:
-    """Hold the lock that makes this the only daemon of its runtime directory."""
-    try:
-        config.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = config.lock_file.open("a+")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{error.filename}: {error.strerror}; give a directory that this user may write with "
-            "--runtime-dir"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise ConfigurationError(
-                f"another perseusd (process {holder}) runs in {config.runtime_dir}; stop it, or "
-                "give another --runtime-dir"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        yield
 
 
 def _surely(step: Callable[[], object]) -> None:
