@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NamedTuple
@@ -107,7 +107,7 @@ class Recording:
 def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
     """Record until it is enough, Ctrl-C, or the daemon's end, which is an error of its own."""
     if wanted.job is not None:
-        _check_job(config, wanted.job)
+        wanted = replace(wanted, job=_whole_id(config, wanted.job))
     path = wanted.output or Path(time.strftime("perseusd-%Y%m%d-%H%M%S.recording"))
     stream = Stream(config.record_socket)
     try:
@@ -125,13 +125,24 @@ def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
     return DONE
 
 
-def _check_job(config: Config, job: str) -> None:
-    """Raises UsageError where no such job runs: the recording would be of nothing."""
+def _whole_id(config: Config, job: str) -> str:
+    """As status names it, of a job that may be given without its user.
+
+    Raises UsageError where no such job runs, for the recording would be of nothing, and where
+    several users have one, for it would be of both.
+    """
     jobs = ask(config.status_socket, {"command": "status"}).get("jobs", [])
-    names = [str(own.get("id")) for own in jobs if isinstance(own, dict)]
-    if not any(job in (name, name.split(":", 1)[-1]) for name in names):
-        running = ", ".join(map(safe, sorted(names))) or "none"
+    names = sorted(str(own.get("id")) for own in jobs if isinstance(own, dict))
+    if job in names:
+        return job
+    found = [name for name in names if job == name.partition(":")[2]]
+    if not found:
+        running = ", ".join(map(safe, names)) or "none"
         raise UsageError(f"--job {safe(job)}: no such job here: running are {running}")
+    if len(found) > 1:
+        which = " or ".join(f"--job {safe(name)}" for name in found)
+        raise UsageError(f"--job {safe(job)}: several users have one: say {which}")
+    return found[0]
 
 
 def _record(stream: Stream, recording: Recording) -> DaemonUnreachableError | None:

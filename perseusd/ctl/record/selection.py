@@ -17,8 +17,7 @@ _OF_JOB = ("planned", "recalled", "announce_straggler")
 class Selection:
     """Which inputs to keep; ask after the follower has been told of them.
 
-    job: its id as in status; the part after the user's name will do. Replicas belong to it. None:
-        everything.
+    job: its id as in status. Replicas belong to it. None: everything.
     """
 
     job: str | None
@@ -49,7 +48,7 @@ class Selection:
     def _keeps_hello(self, told: Input) -> bool:
         client, owner, hello = told.arguments[:3]
         name, plain = job_name(owner, hello), f"{owner}:{hello.job}"
-        wanted = self.job in (name, plain, hello.job, name.partition(":")[2])
+        wanted = self.job in (name, plain)
         (self._clients.add if wanted else self._clients.discard)(client)
         if wanted:
             self.names.add(name)
