@@ -304,7 +304,7 @@ class Service:
             if now_s >= self._told_error_s:
                 self._told_error_s = now_s + SAME_ERROR_S
                 log.exception("an error of ours over what is due")
-            return self.controller.release_all(OWN_ERROR)
+            return self.controller.relearn_all(OWN_ERROR)  # what it was over is gone with the rest
 
     def _look_about(self, now_s: float) -> None:
         """What nothing tells of."""

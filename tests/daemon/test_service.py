@@ -415,6 +415,41 @@ def test_an_error_of_our_own_costs_one_client_its_service(
         service.shutdown()
 
 
+def test_an_error_of_our_own_over_what_is_due_ends_nothing(
+    make_rig, make_peer, helpers, monkeypatch, caplog
+) -> None:
+    """It is logged once, however often it comes; the jobs are learned anew, and served on."""
+    rig = make_rig()
+    config = load_config(None, {"runtime_dir": rig.folder, "simulate": 4, "observe": True}, {})
+    service = Service(config, Reloader(config, Sources()))
+    forgotten = []
+
+    def surprised(now_ns: int) -> None:
+        raise ZeroDivisionError("a surprise")
+
+    try:
+        peer = make_peer(rig)
+        peer.send(helpers.hello(gpus=[rig.node.gpus[0].info.uuid]))
+        while peer.hears_nothing(0.002):
+            service._turn(service._wait())
+        assert isinstance(peer.hear(), Welcome)
+        (job,) = service.controller.jobs.values()
+        monkeypatch.setattr(job, "tick", surprised)
+        monkeypatch.setattr(job, "relearn", forgotten.append)
+        for _ in range(50):
+            service._turn(service._wait())
+        assert caplog.text.count("ZeroDivisionError: a surprise") == 1
+        assert set(forgotten) == {"perseusd met an error of its own"}
+        monkeypatch.undo()
+        peer.send(helpers.start(1))
+        before = service.counters.events.received["stage_start"]
+        while service.counters.events.received["stage_start"] == before:
+            service._turn(service._wait())
+        assert list(service.controller.jobs.values()) == [job]
+    finally:
+        service.shutdown()
+
+
 _RANK = """
 import sys, time, zmq
 socket = zmq.Context().socket(zmq.DEALER)
