@@ -15,9 +15,11 @@ import pytest
 from perseus_hooks.events import Introduce, Refusal, Welcome
 from perseus_hooks.wire import encode
 
-from perseusd.config import Sources, load_config
+from perseusd.config import Config, Sources, load_config
+from perseusd.daemon.beginning import only_one
 from perseusd.daemon.reload import Reloader
 from perseusd.daemon.service import Service
+from perseusd.errors import ConfigurationError
 from perseusd.gpus.simulated import Fault
 
 Types = Mapping[str, object]
@@ -273,6 +275,37 @@ def test_a_second_daemon_is_refused(held) -> None:
     assert "--runtime-dir" in second.stderr
     assert "Traceback" not in second.stderr
     assert held.job_status()["state"] == "hold"
+
+
+_HOLDER = """
+import resource, sys
+from pathlib import Path
+from perseusd.config import Config
+from perseusd.daemon.beginning import only_one
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+with only_one(Config(Path(sys.argv[1]), Path(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_full_disk_keeps_no_daemon_from_starting(tmp_path) -> None:
+    """Its lock cannot name it, and holds all the same."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(ConfigurationError, match="process unknown"),
+            only_one(Config(tmp_path, tmp_path)),
+        ):
+            pass
+        holder.communicate(b"")
+    assert holder.returncode == 0
 
 
 def test_a_start_after_a_kill_is_not_hindered_by_what_was_left(held, helpers) -> None:

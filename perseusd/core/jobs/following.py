@@ -27,7 +27,7 @@ from perseusd.core.settings import Settings
 KEPT_STATES = 64
 """Changes of state that status can show."""
 
-LOOK_NS = 50_000_000
+LOOK_NS = 20_000_000
 """Between two looks whether a rank has fallen silent."""
 
 
