@@ -114,6 +114,8 @@ class Studied(Followed):
         return super().thinking or (known is not None and known.knowledge.has_work)
 
     def _whole(self, episode: Episode) -> Pieces[None]:
+        if episode is not self._episode:
+            return  # let go of before this was begun
         if episode.pacer is None and not self._understand(episode):
             return
         early, episode.early = episode.early, []

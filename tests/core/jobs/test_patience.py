@@ -86,6 +86,21 @@ def test_what_was_begun_is_finished_before_the_next_iteration(node: NodeOf) -> N
     assert made.state == "hold"
 
 
+def test_letting_go_before_the_first_piece(node: NodeOf) -> None:
+    """A rank ends in the same turn of the loop in which its last event was heard."""
+    made = held(node, patient=True)
+    think(made)
+    made.controller.tick = lambda now_ns: []
+    made.iterate()
+    assert made.job.thinking
+    made.do(made.controller.client_lost("1", "has ended"))
+    del made.controller.tick
+    think(made)
+    made.iterate(2)
+    made.join(1)
+    made.until("hold")
+
+
 @pytest.mark.parametrize("pieces", [0, 1, 2, 5, 9, 14])
 @pytest.mark.parametrize("what", ["goodbye", "release", "relearn", "join", "withhold"])
 def test_letting_go_between_two_pieces(node: NodeOf, what: str, pieces: int) -> None:
