@@ -140,6 +140,7 @@ class Hand:
         if daemon is not None and daemon.poll() is None:
             if not self.daemon_to_die:
                 return
+            send(daemon.pid, signal.SIGCONT)  # stopped, it would never end: so does systemd
             daemon.wait(20)
         self.daemon_to_die = False
         self.rig.start_daemon()

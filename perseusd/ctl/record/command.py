@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NamedTuple
@@ -107,7 +107,7 @@ class Recording:
 def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
     """Record until it is enough, Ctrl-C, or the daemon's end, which is an error of its own."""
     if wanted.job is not None:
-        wanted = replace(wanted, job=_whole_id(config, wanted.job))
+        wanted = wanted._replace(job=_whole_id(config, wanted.job))
     path = wanted.output or Path(time.strftime("perseusd-%Y%m%d-%H%M%S.recording"))
     stream = Stream(config.record_socket)
     try:
