@@ -55,7 +55,7 @@ class Seen:
 
 
 class Observer:
-    """A thread of its own. `locked` says now which GPUs are lowered."""
+    """A thread of its own. `lowered` says now which GPUs are, `locked` which have any lock."""
 
     def __init__(self, path: Path) -> None:
         self._node = open_node(path)
@@ -72,6 +72,11 @@ class Observer:
 
     def locked(self) -> list[int]:
         return [i for i, gpu in enumerate(self._node.gpus) if gpu.locked_mhz() is not None]
+
+    def lowered(self) -> set[int]:
+        """A lock at the top clock is full clock too: where a reset was seen to do nothing."""
+        told = ((gpu.locked_mhz(), gpu.info.supported_clocks_mhz[-1]) for gpu in self._node.gpus)
+        return {i for i, (mhz, top_mhz) in enumerate(told) if mhz is not None and mhz < top_mhz}
 
     def begin(self) -> None:
         """Forget what was seen; causes and excuses go on."""
@@ -120,12 +125,12 @@ class Observer:
             time.sleep(POLL_S)
 
     def _look(self, now_s: float) -> None:
-        locked = set(self.locked())
+        lowered = self.lowered()
         for gpu in range(len(self._full_s)):
-            if gpu not in locked:
+            if gpu not in lowered:
                 self._full_s[gpu] = now_s
         for cause in self._causes:
-            for gpu in cause.gpus & locked:
+            for gpu in cause.gpus & lowered:
                 self._judge(cause, gpu, now_s)
         self._causes = [cause for cause in self._causes if not self._over(cause)]
         self._excuses = [e for e in self._excuses if e.end_s() > now_s - 30]

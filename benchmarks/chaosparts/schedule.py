@@ -137,7 +137,7 @@ class Runner:
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s:
             self._tick()
-            if self._observer.locked():
+            if self._observer.lowered():
                 return True
             time.sleep(TICK_S / 4)
         return False
@@ -175,11 +175,11 @@ class Runner:
     def _await_lowered(self) -> None:
         """Plans leave some moments of an iteration at full clock."""
         deadline_s = time.monotonic() + 1.0
-        while not self._observer.locked() and time.monotonic() < deadline_s:
+        while not self._observer.lowered() and time.monotonic() < deadline_s:
             time.sleep(0.002)
 
     def _befall(self, event: Event, outcome: Outcome, *, first: bool) -> End:
-        if self._observer.locked():
+        if self._observer.lowered():
             outcome.hits.append(event.kind)
             outcome.lowered = outcome.lowered or first
         return FAULTS[event.kind][1](self._hand, event)
