@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from perseus_hooks.events import Goodbye, Hello, StageEnd, StageStart
 
@@ -21,6 +22,10 @@ from perseusd.core.model import PlanResult
 from perseusd.core.refusals import gpu_held, rank_taken, unknown_gpu
 from perseusd.core.settings import Settings
 from perseusd.core.stragglers import Straggler
+
+T = TypeVar("T")
+
+OWN_ERROR = "perseusd met an error of its own"
 
 REQUESTS_OF_A_JOB = 1_000_000
 """Plans that a job may ask for before its requests' numbers could be those of the next job."""
@@ -45,6 +50,8 @@ class Controller:
     """GPUs and jobs whose clocks stay full, and why, in words: see `withhold`."""
     replicas: dict[str, Replicas] = field(default_factory=dict)
     """By job, the name of its first replica."""
+    errors: list[Exception] = field(default_factory=list)
+    """Of ours, over what was due; whoever logs them takes them."""
     new_job: Callable[[str, Settings, Mapping[str, GpuFacts], int], Job] = Job
     """What looks after a replica: (name, settings, GPUs, replica)."""
     _created: int = 0
@@ -218,12 +225,27 @@ class Controller:
             job.withheld = self._why_withheld(job) if self.withheld else ""
             job.writable = self.writable and not job.withheld
             job.node_gpus = len(self._holders)
-            job.tick(now_ns)
-            if self.patient and (job.observations or job.renewed):
-                self._watch(job)
-            elif self.patient:
-                job.think_on()
+            self._surely(job, job.tick, now_ns)
+        if self.patient:
+            if self.urgent is not None:
+                self.urgent(self._drain())
+            for job in self.jobs.values():
+                self._surely(job, self._think_on, job)
         return self._drain()
+
+    def _think_on(self, job: Job) -> None:
+        if job.observations or job.renewed:
+            self._watch(job)
+        else:
+            job.think_on()
+
+    def _surely(self, job: Job, step: Callable[[T], None], argument: T) -> None:
+        """An error of ours over one job costs that one what was learned of it, and no other."""
+        try:
+            step(argument)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told in `errors`
+            self.errors.append(error)
+            job.relearn(OWN_ERROR)
 
     def next_due_ns(self) -> int | None:
         """When a tick has something to do; a moment that is over: now. None: nothing is known."""

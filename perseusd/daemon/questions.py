@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,13 @@ class Questions:
     def doors(self) -> list[Door]:
         return [desk.door for desk in self._sockets.values()]
 
-    def answer(self) -> None:
-        """Answer what has been asked, without waiting."""
+    def answer(self, ready: Container[object]) -> None:
+        """Answer what has been asked on these sockets, without waiting.
+
+        Not on others: what is left there of a batch would have no sign of it any more.
+        """
         for socket, desk in self._sockets.items():
-            for _ in range(BATCH):
+            for _ in range(BATCH if socket in ready else 0):
                 try:
                     frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
                 except zmq.Again:

@@ -33,6 +33,7 @@ from perseusd.core.actions import (
     RequestPlan,
     SetClock,
 )
+from perseusd.core.controller import OWN_ERROR
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.daemon.access import Access, Caller, user_name
 from perseusd.daemon.actuator import Actuator, Failed
@@ -84,8 +85,6 @@ YOUNG = 5000
 
 SAME_ERROR_S = 5.0
 """An error of ours over what is due is logged again after so long."""
-
-OWN_ERROR = "perseusd met an error of its own"
 
 
 def run(config: Config, sources: Sources, origins: Mapping[str, Origin]) -> int:
@@ -291,20 +290,20 @@ class Service:
             if door.monitor in ready:
                 door.mind()
         if not ready.isdisjoint(self.questions.sockets):
-            self.questions.answer()
+            self.questions.answer(ready)
         if self.recorder.socket in ready:
             self.recorder.hear()
 
     def _tick(self) -> list[Action]:
         """What is due, and a piece of what is to be thought about."""
-        try:
-            return self.controller.tick(time.monotonic_ns())
-        except Exception:
+        actions = self.controller.tick(time.monotonic_ns())
+        if self.controller.errors:
+            errors, self.controller.errors = self.controller.errors, []
             now_s = time.monotonic()
             if now_s >= self._told_error_s:
                 self._told_error_s = now_s + SAME_ERROR_S
-                log.exception("an error of ours over what is due")
-            return self.controller.relearn_all(OWN_ERROR)  # what it was over is gone with the rest
+                log.error("an error of ours over what is due", exc_info=errors[0])
+        return actions
 
     def _look_about(self, now_s: float) -> None:
         """What nothing tells of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import zmq
 
 from perseusd.daemon.access import Caller
-from perseusd.daemon.questions import MAX_REQUEST_BYTES, Questions
+from perseusd.daemon.questions import BATCH, MAX_REQUEST_BYTES, Questions
+from perseusd.daemon.waiting import Waiting
 
 Ask = Callable[[bytes], Any]
 
@@ -51,7 +53,7 @@ def ask(questions: Questions, path: Path) -> Iterator[Ask]:
         def ask(request: bytes) -> Any:
             socket.send(request)
             for _ in range(200):
-                questions.answer()
+                questions.answer(questions.sockets)
                 if socket.poll(10):
                     return json.loads(socket.recv())
             pytest.fail("no answer")
@@ -81,9 +83,45 @@ def test_a_request_beyond_the_limit_is_cut_off(ask: Ask, questions: Questions, p
         socket.connect(f"ipc://{path}")
         socket.send_multipart([b"", b"1" * (MAX_REQUEST_BYTES + 1)])
         for _ in range(20):
-            questions.answer()
+            questions.answer(questions.sockets)
             assert not socket.poll(10)
     assert ask(b"1") == {"echo": 1}
+
+
+def test_what_comes_to_another_socket_meanwhile_is_answered(tmp_path: Path) -> None:
+    """More than a batch, after the wait in which a question to the first socket was told."""
+    with zmq.Context() as context:
+        paths = tmp_path / "a", tmp_path / "b"
+        desk = 0o600, lambda _who, request: {"of": request}
+        made = Questions(context, dict.fromkeys(paths, desk))
+        waiting = Waiting((), made.sockets)
+        first, second = (context.socket(zmq.DEALER) for _ in paths)
+        for socket, path in zip((first, second), paths, strict=True):
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.connect(f"ipc://{path}")
+            for _ in range(3):  # it has been used before
+                socket.send(b"0")
+                while not socket.poll(0):
+                    made.answer(waiting.wait(0.01))
+                socket.recv()
+        first.send(b"1")
+        while made.sockets[0] not in (ready := waiting.wait(0.1)):
+            pass
+        for number in range(3 * BATCH):
+            second.send(b"%d" % number)
+        time.sleep(0.05)
+        made.answer(ready)
+        answered = 0
+        for _ in range(100):
+            made.answer(waiting.wait(0.01))
+            while second.poll(0):
+                assert json.loads(second.recv()) == {"of": answered}
+                answered += 1
+        assert answered == 3 * BATCH
+        waiting.close()
+        made.close()
+        first.close()
+        second.close()
 
 
 def test_frames_from_a_client_that_is_no_req_socket(questions: Questions, path: Path) -> None:
@@ -93,13 +131,13 @@ def test_frames_from_a_client_that_is_no_req_socket(questions: Questions, path: 
         socket.connect(f"ipc://{path}")
         socket.send(b"2")
         for _ in range(200):
-            questions.answer()
+            questions.answer(questions.sockets)
             if socket.poll(10):
                 break
         assert json.loads(socket.recv()) == {"echo": 2}
         socket.send(b"3")
     for _ in range(20):
-        questions.answer()
+        questions.answer(questions.sockets)
 
 
 def test_the_socket_has_its_mode_and_goes_when_closed(questions: Questions, path: Path) -> None:

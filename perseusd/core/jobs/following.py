@@ -187,6 +187,7 @@ class Followed(ABC):
         if iteration is None:
             return
         episode.early.append(iteration)
+        episode.whole = iteration.number
         self._to_think_of = episode
 
     def think(self) -> None:
@@ -199,8 +200,7 @@ class Followed(ABC):
             self._think_to_the_end()
             if episode is self._episode:
                 self._thoughts = self._whole(episode)
-                # What others wait for is not put off: the next iteration is to run by it.
-                if not self.patient or self.state is not State.HOLD:
+                if not self._takes_its_time:
                     self._think_to_the_end()
 
     def think_on(self) -> None:
@@ -211,6 +211,11 @@ class Followed(ABC):
                 return
             if thoughts is self._thoughts:
                 self._thoughts = None
+
+    @property
+    def _takes_its_time(self) -> bool:
+        """Where no plan is held yet, the next iteration is to run by what this one tells."""
+        return self.patient and self.state is State.HOLD
 
     def _think_to_the_end(self) -> None:
         thoughts, self._thoughts = self._thoughts, None
@@ -267,8 +272,9 @@ class Followed(ABC):
         """Full clocks now, whatever the state; the ranks are followed all the same."""
         self._trouble(why)
         self._pause()
-        if self._episode is not None:
-            self._episode.clear = -1  # the present iteration has seen lowered clocks
+        if (episode := self._episode) is not None and episode.pacer is not None:
+            # The present iteration, or the next one: it begins as clocks go up.
+            episode.lowered_until = max(episode.pacer.begun, episode.whole + 1)
 
     def relearn(self, why: str) -> None:
         """Full clocks now, and everything is measured and learned anew."""
@@ -278,6 +284,8 @@ class Followed(ABC):
     def _trouble(self, why: str) -> None:
         """Full clocks first, think later."""
         lowered = self.state in CLOCKS_MAY_BE_LOWERED
+        if lowered and (episode := self._episode) is not None and episode.pacer is not None:
+            episode.lowered_until = episode.pacer.begun
         self._move(Signal.TROUBLE, why)
         self._why = why
         if lowered:
@@ -301,6 +309,7 @@ class Followed(ABC):
     def _forget(self) -> None:
         """The job's members changed: everything is learned anew."""
         self._lose_track()
+        self._thoughts = None  # they are about the job as it was
         self.ledger.clear()
 
     def _move(self, signal: Signal, why: str = "") -> None:

@@ -78,10 +78,15 @@ class Guarding(Reacting):
 
     def _ended(self, iteration: JobIteration, phase: str) -> None:
         if phase in GUARDED:
-            self._look(iteration)
+            if self.state in CLOCKS_MAY_BE_LOWERED:
+                self._look(iteration)
+            if self.patient and self.state is State.HOLD:
+                self._guarded()  # what else is to be thought of may take a while
         elif self._doubt is not None and phase in (State.BASELINE, State.RELEASE):
-            self._doubt.add(iteration)
-            self._free_stuck_clocks()
+            episode = self._episode
+            if episode is None or iteration.number > episode.lowered_until:
+                self._doubt.add(iteration)
+                self._free_stuck_clocks()
 
     def _look(self, iteration: JobIteration) -> None:
         baseline, known = self.ledger.sample("baseline"), self._known

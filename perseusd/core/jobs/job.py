@@ -117,7 +117,7 @@ class Job(Adjusting):
                 if not self._guarded():
                     self._decide_hold(episode)
             case State.RELEASE:
-                episode.clear += 1
+                episode.clear += episode.newest > episode.lowered_until
                 if episode.clear >= self._clear_iterations():
                     self._move(Signal.CLEAR)
                     self._decide_baseline(episode)

@@ -119,9 +119,11 @@ class Studied(Followed):
         if episode.pacer is None and not self._understand(episode):
             return
         early, episode.early = episode.early, []
+        if not early:
+            return  # the thoughts before these took them all
         for iteration in early:
             yield from self._learn_from(iteration, episode)
-            while self.patient and (known := self._known) is not None and known.knowledge.has_work:
+            while self._takes_its_time and (known := self._known) and known.knowledge.has_work:
                 known.knowledge.work_on()  # what is decided now may ask for all that is known
                 yield
             if episode is not self._episode or self._known is None:
@@ -312,5 +314,6 @@ class Studied(Followed):
     def _forget(self) -> None:
         super()._forget()
         self._known = None
+        self.observations.clear()
         self.renewed = True
         self._start_anew()

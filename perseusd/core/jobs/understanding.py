@@ -53,8 +53,9 @@ class Episode:
 
     early: whole iterations seen before the order was understood.
     ends: when each rank's last whole iteration ended.
-    newest: the number of the last iteration that was learned from.
+    whole, newest: the numbers of the last iteration that is whole, and that was learned from.
     clear: understood iterations since the last trouble.
+    lowered_until: the last iteration that may have seen lowered clocks before that.
     """
 
     assembly: Assembly
@@ -62,9 +63,11 @@ class Episode:
     pacer: Pacer | None = None
     normal: PacedPlan | None = None
     ends: dict[int, int] = field(default_factory=dict)
+    whole: int = -1
     newest: int = -1
     slowed_by_straggler: bool = False
     clear: int = 0
+    lowered_until: int = -1
     reference: int | None = None
     """The iteration that runs at full clock so that savings stay measured."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+
+from perseusd.core.controller import OWN_ERROR
 
 NodeOf = Callable[..., Any]
 
@@ -99,6 +102,74 @@ def test_letting_go_before_the_first_piece(node: NodeOf) -> None:
     made.iterate(2)
     made.join(1)
     made.until("hold")
+
+
+def iterations_until_hold(made: Any, pieces: int) -> int:
+    """After a release in the middle of its thoughts."""
+    made.iterate()
+    think(made, pieces)
+    made.do(made.controller.release_gpu("GPU-1", "could not be set"))
+    for count in range(1, 60):
+        made.iterate()
+        think(made)
+        if made.state == "hold":
+            return count
+    raise AssertionError("it is not held again")
+
+
+@pytest.mark.parametrize("pieces", [1, 4, 9, 14, ENOUGH])
+def test_a_release_lasts_as_long_in_the_middle_of_thoughts(node: NodeOf, pieces: int) -> None:
+    """What the iteration before it tells, later, is no clear iteration."""
+    expected = iterations_until_hold(held(node, patient=False), 0)
+    assert iterations_until_hold(held(node, patient=True), pieces) == expected
+
+
+@pytest.mark.parametrize("pieces", [3, 9, 12, 16])
+def test_what_was_forgotten_meanwhile_joins_nothing_new(node: NodeOf, pieces: int) -> None:
+    """The job is another one now: its ledger holds no iteration of the old one."""
+    made = held(node, patient=True)
+    made.iterate()
+    think(made, pieces)
+    made.do(made.controller.relearn_all("slept"))
+    think(made)
+    assert not made.job.thinking
+    assert not made.job.observations
+    assert made.job.ledger.count("hold") == made.job.ledger.count("release") == 0
+
+
+def test_the_guard_looks_before_the_ledger(node: NodeOf) -> None:
+    """A breach has clocks up while what iterations used is still to be read from the counters."""
+    made = held(node, patient=True)
+    think(made)
+    made.controller.tick = lambda now_ns: []
+    made.iterate()
+    del made.controller.tick
+    guarded, looked = made.job._guarded, list[int]()
+    ticks = 0
+
+    def looking() -> bool:
+        looked.append(ticks)
+        return bool(guarded())
+
+    made.job._guarded = looking
+    while made.controller.next_due_ns() == 0:
+        made.do(made.controller.tick(made.now_ns))
+        ticks += 1
+    assert len(looked) == 2  # and again once waiting at the iteration's end is known
+    assert looked[0] < ticks - made.stages
+    assert looked[1] > looked[0]
+
+
+def test_an_error_over_one_job_is_no_other_jobs(node: NodeOf) -> None:
+    """That one is learned anew; what it was is told once to whoever asks."""
+    made = held(node, patient=True)
+    other = Mock(name="other", observations=[], renewed=False, actions=[], thinking=False)
+    other.tick.side_effect = ZeroDivisionError("a surprise")
+    made.controller.jobs = {"me:other": other, **made.controller.jobs}
+    made.controller.tick(made.now_ns)
+    other.relearn.assert_called_once_with(OWN_ERROR)
+    assert [str(error) for error in made.controller.errors] == ["a surprise"]
+    assert made.state == "hold"
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 5, 9, 14])
