@@ -94,30 +94,44 @@ def test_what_comes_to_another_socket_meanwhile_is_answered(tmp_path: Path) -> N
         paths = tmp_path / "a", tmp_path / "b"
         desk = 0o600, lambda _who, request: {"of": request}
         made = Questions(context, dict.fromkeys(paths, desk))
-        waiting = Waiting((), made.sockets)
+        waiting = Waiting((), (*made.sockets, *(door.monitor for door in made.doors)))
         first, second = (context.socket(zmq.DEALER) for _ in paths)
+
+        def turn(ready: set[Any]) -> None:
+            for door in made.doors:
+                if door.monitor in ready:
+                    door.mind()
+            if not ready.isdisjoint(made.sockets):
+                made.answer(ready)
+
         for socket, path in zip((first, second), paths, strict=True):
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(f"ipc://{path}")
-            for _ in range(3):  # it has been used before
-                socket.send(b"0")
-                while not socket.poll(0):
-                    made.answer(waiting.wait(0.01))
-                socket.recv()
-        first.send(b"1")
-        while made.sockets[0] not in (ready := waiting.wait(0.1)):
-            pass
-        for number in range(3 * BATCH):
-            second.send(b"%d" % number)
+        time.sleep(0.1)
+        for _ in range(20):
+            turn(waiting.wait(0.02))
+        for _ in range(3):  # a connection's first messages wake more often than they need
+            second.send_multipart([b"", b"{}"])
+            while not second.poll(20):
+                turn(waiting.wait(0.02))
+            second.recv_multipart()
+        for _ in range(3):
+            turn(waiting.wait(0.02))
+        first.send_multipart([b"", b"{}"])
         time.sleep(0.05)
-        made.answer(ready)
+        ready = waiting.wait(0.5)
+        assert ready == {made.sockets[0]}
+        for _ in range(BATCH + 4):
+            second.send_multipart([b"", b"{}"])
+        time.sleep(0.05)
+        turn(ready)
+        for _ in range(50):
+            turn(waiting.wait(0.02))
         answered = 0
-        for _ in range(100):
-            made.answer(waiting.wait(0.01))
-            while second.poll(0):
-                assert json.loads(second.recv()) == {"of": answered}
-                answered += 1
-        assert answered == 3 * BATCH
+        while second.poll(50):  # not before: to take an answer wakes who sent it
+            second.recv_multipart()
+            answered += 1
+        assert answered == BATCH + 4
         waiting.close()
         made.close()
         first.close()
