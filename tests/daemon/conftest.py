@@ -201,6 +201,12 @@ class Rig:
         job = self.job_status()
         return None if job is None else str(job["state"])
 
+    def announced(self) -> list[dict[str, Any]]:
+        """The job's stragglers by an operator's word; a busy machine makes some of its own."""
+        job = self.job_status()
+        stragglers = [] if job is None else job["stragglers"]
+        return [straggler for straggler in stragglers if straggler["cause"] == "announced"]
+
     def states(self) -> list[str]:
         """Those that the job has been in, oldest first."""
         job = self.job_status()

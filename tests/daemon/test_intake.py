@@ -264,4 +264,4 @@ def test_a_user_who_is_not_allowed(held, helpers) -> None:
     answer = json.loads(bytes.fromhex(from_control))
     assert answer["code"] == "not_permitted"
     assert "uid 65534 may not control" in answer["error"]
-    assert held.job_status()["stragglers"] == []
+    assert held.announced() == []

@@ -209,7 +209,7 @@ def test_control_refuses_what_it_does_not_understand(held, request_, code, error
     assert answer["ok"] is False
     assert answer["code"] == code
     assert error in answer["error"]
-    assert held.job_status()["stragglers"] == []
+    assert held.announced() == []
 
 
 def test_an_announced_straggler_moves_the_deadline_and_back(held, helpers) -> None:
@@ -217,10 +217,10 @@ def test_an_announced_straggler_moves_the_deadline_and_back(held, helpers) -> No
     own_s = held.job_status()["deadline_s"]
     assert held.control({"command": "straggler_announce", "job": "tiny", "factor": 1.3})["ok"]
     job = held.job_status()
-    assert job["stragglers"][0]["factor"] == 1.3
+    assert held.announced()[0]["factor"] == 1.3
     assert job["deadline_s"] > 1.1 * own_s
     assert held.control({"command": "straggler_end", "job": job["id"]})["ok"]
-    assert held.job_status()["stragglers"] == []
+    assert held.announced() == []
     assert held.job_status()["deadline_s"] == pytest.approx(own_s, rel=0.05)
 
 
@@ -229,17 +229,15 @@ def test_a_straggler_announced_beforehand_begins_when_said(held, helpers) -> Non
     announced = {"command": "straggler_announce", "job": "tiny", "factor": 1.3}
     assert held.control(announced | {"in_s": 1.5})["ok"]
     job = held.job_status()
-    assert job["stragglers"] == []
+    assert held.announced() == []
     assert job["straggler_to_come"]["factor"] == 1.3
     assert 0 < job["straggler_to_come"]["starts_in_s"] <= 1.5
-    helpers.until(lambda: held.job_status()["stragglers"])
-    job = held.job_status()
-    assert (job["straggler_to_come"], job["stragglers"][0]["cause"]) == (None, "announced")
+    helpers.until(held.announced)
+    assert held.job_status()["straggler_to_come"] is None
     assert held.control({"command": "straggler_end", "job": "tiny"})["ok"]
     assert held.control(announced | {"in_s": 1000})["ok"]
     assert held.control({"command": "straggler_end", "job": "tiny"})["ok"]
-    job = held.job_status()
-    assert (job["stragglers"], job["straggler_to_come"]) == ([], None)
+    assert (held.announced(), held.job_status()["straggler_to_come"]) == ([], None)
 
 
 def test_gpus_are_seen_to_follow_their_clocks(held, helpers) -> None:
