@@ -1,7 +1,8 @@
 """The driver is held open only while a daemon is served or a clock is to be put back.
 
 A GPU cannot be reset while any process holds it. Opening may take seconds, or hang with one GPU, so
-it is done on a thread, but for the first time, when nobody waits yet.
+it is done on a thread, but for the first time, when no daemon waits yet, and clocks that an earlier
+process left lowered do: each GPU is put back as soon as it is open.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from collections.abc import Callable, Sequence
 
 from perseusd.clock.desks import Desks
 from perseusd.errors import GpuError, PerseusError
+from perseusd.gpus import OPEN_S
 from perseusd.gpus.base import Gpu, GpuNode
 
 LOOK_S = 3.0
 """Between looks for GPUs that could not be opened."""
+
+TURN_S = 0.05
+"""While GPUs are being opened, resets of others that have failed are looked at so often."""
 
 
 class Holding:
@@ -26,8 +31,9 @@ class Holding:
     """
 
     def __init__(
-        self, open_node: Callable[[], GpuNode], desks: Desks, log: Callable[[str], None]
+        self, open_node: Callable[[float], GpuNode], desks: Desks, log: Callable[[str], None]
     ) -> None:
+        """open_node: takes how many seconds it may wait for GPUs that are slow to open."""
         self._open_node = open_node
         self._desks = desks
         self._log = log
@@ -35,10 +41,9 @@ class Holding:
         self._look_s = 0.0
         self._found: GpuNode | GpuError | None = None
         self._node: GpuNode | None = None
-        node = open_node()
+        node = open_node(0.0)
+        self._put_back(node)
         self._take(node)
-        for gpu in node.gpus:
-            desks.add(gpu)
 
     @property
     def held(self) -> bool:
@@ -85,9 +90,21 @@ class Holding:
         self._look_s = time.monotonic() + LOOK_S
         return self._seat(self._node.look_again())
 
+    def _put_back(self, node: GpuNode) -> None:
+        """A desk for each GPU as it comes; its reset, if it is owed one, waits for no other GPU."""
+        until_s = time.monotonic() + OPEN_S
+        come, more = node.gpus, True
+        while come or more:
+            for gpu in come:
+                self._desks.add(gpu)
+            self._desks.take_outcomes()
+            self._desks.begin()
+            more = node.hanging and time.monotonic() < until_s
+            come = node.await_some(TURN_S if more else 0.0)
+
     def _run(self, done: Callable[[], None]) -> None:
         try:
-            self._found = self._open_node()
+            self._found = self._open_node(OPEN_S)
         except GpuError as error:
             self._found = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the daemon is to hear of it

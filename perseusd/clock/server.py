@@ -94,6 +94,7 @@ class ClockServer:
     def restore(self) -> bool:
         """Reset whatever may be locked, within the time set for it; True if all of it worked."""
         deadline_ns = time.monotonic_ns() + self._restore_ns
+        self._desks.take_outcomes()
         self._desks.release()
         self._desks.begin()
         while not self._desks.all_back and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
@@ -114,6 +115,7 @@ class ClockServer:
 
     def _run(self) -> bool:
         try:
+            self._desks.take_outcomes()  # of before there was anybody to wake
             self._desks.begin()  # what an earlier process left locked
             while not self._finished():
                 self._turn()

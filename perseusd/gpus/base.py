@@ -105,6 +105,10 @@ class GpuNode(Protocol):
     def hanging(self) -> bool:
         """Whether opening a GPU has not come back yet: then the driver cannot be let go of."""
 
+    def await_some(self, patience_s: float) -> Sequence[Gpu]:
+        """GPUs that have become available since; waits at most so long for one whose opening ends,
+        well or not."""
+
     def look_again(self) -> Sequence[Gpu]:
         """GPUs that have become available since; does not wait, so ask again later."""
 

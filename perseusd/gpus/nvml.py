@@ -49,11 +49,6 @@ _OUTDATED = (AttributeError, getattr(pynvml, "NVMLLibraryMismatchError", Attribu
 not."""
 
 
-OPEN_S = 3.0
-"""Opening one GPU takes milliseconds, and where the driver has to wake it up a second or two; one
-that takes longer comes later."""
-
-
 class _CodeError(Exception):
     """An NVML return code other than success."""
 
@@ -207,7 +202,7 @@ class NvmlNode:
     GPUs are opened on a thread each, so that one that hangs or fails keeps no other away.
     """
 
-    def __init__(self, wait_s: float = OPEN_S) -> None:
+    def __init__(self, wait_s: float) -> None:
         """wait_s: a GPU that takes longer to open is unavailable until `look_again` has it."""
         try:
             _call("nvmlInit")
@@ -217,16 +212,17 @@ class NvmlNode:
         self._gpus: dict[int, NvmlGpu] = {}
         self._unavailable: dict[int, str] = {}
         self._opening: dict[int, _Opening] = {}
+        self._ended = threading.Event()  # some opening, since they were collected last
         try:
             count = _call("nvmlDeviceGetCount")
         except _CodeError as error:
             self.close()
             raise _explained(error.code, "NVIDIA driver", "nvmlDeviceGetCount") from None
-        self._opening = {index: _Opening(index) for index in range(count)}
+        self._opening = {index: _Opening(index, self._ended) for index in range(count)}
         deadline_s = time.monotonic() + wait_s
-        for opening in self._opening.values():
-            opening.join(max(0.0, deadline_s - time.monotonic()))
         self._collect()
+        while self._opening and (left_s := deadline_s - time.monotonic()) > 0:
+            self.await_some(left_s)
 
     @property
     def gpus(self) -> Sequence[NvmlGpu]:
@@ -238,16 +234,19 @@ class NvmlNode:
 
     @property
     def hanging(self) -> bool:
-        return any(opening.is_alive() for opening in self._opening.values())
+        return any(opening.found is None for opening in self._opening.values())
+
+    def await_some(self, patience_s: float) -> Sequence[NvmlGpu]:
+        self._ended.wait(patience_s)
+        return self._collect()
 
     def look_again(self) -> Sequence[NvmlGpu]:
         """Those that have been opened since; those that failed are begun anew."""
-        known = set(self._gpus)
-        self._collect()
+        come = self._collect()
         for index in self._unavailable:
             if index not in self._opening:
-                self._opening[index] = _Opening(index)
-        return [gpu for index, gpu in sorted(self._gpus.items()) if index not in known]
+                self._opening[index] = _Opening(index, self._ended)
+        return come
 
     def close(self) -> None:
         if not self._closed:
@@ -257,26 +256,31 @@ class NvmlNode:
             except _CodeError as error:
                 raise _explained(error.code, "NVIDIA driver", "nvmlShutdown") from None
 
-    def _collect(self) -> None:
-        """Take what the threads have found so far."""
+    def _collect(self) -> Sequence[NvmlGpu]:
+        """Take what the threads have found so far; the GPUs that are new."""
+        self._ended.clear()  # first: what ends meanwhile is looked at now or told of anew
+        come = []
         for index, opening in tuple(self._opening.items()):
-            if opening.is_alive():
+            if opening.found is None:
                 self._unavailable[index] = f"GPU {index} does not answer: a driver call hangs"
                 continue
             del self._opening[index]
             if isinstance(opening.found, NvmlGpu):
+                come.append(opening.found)
                 self._gpus[index] = opening.found
                 self._unavailable.pop(index, None)
             else:
                 self._unavailable[index] = str(opening.found)
+        return come
 
 
 class _Opening(threading.Thread):
-    """Opens one GPU; found: the GPU, or why it cannot be opened."""
+    """Opens one GPU; found: the GPU, or why it cannot be opened; None until then."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, ended: threading.Event) -> None:
         super().__init__(name=f"open-gpu-{index}", daemon=True)
         self.index = index
+        self._ended = ended
         self.found: NvmlGpu | Exception | None = None
         self.start()
 
@@ -285,3 +289,4 @@ class _Opening(threading.Thread):
             self.found = NvmlGpu(self.index)
         except Exception as error:  # noqa: BLE001 - whatever it is, only this GPU is unavailable
             self.found = error
+        self._ended.set()

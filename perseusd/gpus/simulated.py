@@ -244,6 +244,10 @@ class SimulatedNode:
     def hanging(self) -> bool:
         return False
 
+    def await_some(self, _patience_s: float) -> Sequence[SimulatedGpu]:
+        """All are there from the beginning."""
+        return ()
+
     def look_again(self) -> Sequence[SimulatedGpu]:
         """All are there from the beginning."""
         return ()
