@@ -13,7 +13,7 @@ from typing import Any
 
 import pynvml
 import pytest
-from nvml_faults import HANG, GpuControls, set_faults, set_gpu
+from nvml_faults import ANY_GPU, HANG, GpuControls, set_faults, set_gpu
 
 from perseusd.clock.client import ClockClient
 from perseusd.clock.protocol import ResultCode
@@ -183,7 +183,7 @@ def test_mig_is_seen(run: Run, node: SimulatedNode) -> None:
 
 def test_no_driver_is_said_with_the_fix(run: Run, environment: dict[str, str]) -> None:
     """Driver not loaded, or no library at all: an error with what to do, no traceback."""
-    text = run("answer = error(open_gpus)", ("nvmlInitWithFlags", 0, 9))[1]
+    text = run("answer = error(open_gpus)", ("nvmlInitWithFlags", ANY_GPU, 9))[1]
     assert "install or load the NVIDIA driver" in text
     environment["LD_LIBRARY_PATH"] = "/nonexistent"
     assert "NVIDIA driver" in run("answer = error(open_gpus)")[1]

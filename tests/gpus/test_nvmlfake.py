@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from nvml_build import SOURCE, STRICT
 from nvml_faults import (
+    ANY_FUNCTION,
+    ANY_GPU,
+    Fault,
     GpuControls,
     gpu_controls,
     require_admin,
@@ -198,6 +201,17 @@ def test_writing_without_the_capability_is_refused(run: Run, node: SimulatedNode
     counted = gpu_controls(node.path, 0)
     assert counted.set_calls == 2
     assert counted.calls > 2
+
+
+def test_one_lost_gpu_keeps_nobody_from_the_driver(run: Run, node: SimulatedNode) -> None:
+    """As with the real library: the driver opens, counts its GPUs and closes, and the other GPU is
+    there. A fault of the driver's own, which is no GPU's, is named with ANY_GPU."""
+    lost = Fault(ANY_FUNCTION, 0, 15)
+    program = "n = open_gpus(); answer = [gpu.info.index for gpu in n.gpus]; n.close()"
+    assert run(program, lost) == [1]
+    for function in ("nvmlInitWithFlags", "nvmlDeviceGetCount_v2"):
+        program = "answer = error(open_gpus)[0]"
+        assert run(program, lost, Fault(function, ANY_GPU, 999)) == "GpuError"
 
 
 def test_faults_by_function_gpu_and_time(run: Run, environment: dict[str, str]) -> None:

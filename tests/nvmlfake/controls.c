@@ -13,7 +13,7 @@
 #include "node.h"
 
 #define FAULTS 32
-#define ANY_GPU -1
+#define ANY_GPU NO_GPU /* so a call about no GPU has the faults of any, and not those of one */
 #define HANG -1
 #define POLL_NS 5000000
 

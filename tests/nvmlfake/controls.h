@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define PIDS 16
+#define NO_GPU -1 /* of a call that is about the driver as a whole */
 
 struct gpu_controls {
     uint32_t mig, vgpu, persistence_off, processes_set, pid_count, pids[PIDS], padding;

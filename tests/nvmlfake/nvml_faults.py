@@ -32,8 +32,9 @@ _GPU = struct.Struct(f"@5I{_PIDS}I4x2Q")
 class Fault:
     """Calls of `function` on a GPU return this NVML code, after `delay_s`; 0 works all the same.
 
-    function: "field" is each field of nvmlDeviceGetFieldValues. pid: in this process alone; 0: in
-    every one.
+    function: "field" is each field of nvmlDeviceGetFieldValues. gpu: with ANY_GPU also calls that
+    are about none, which one bad GPU does not hurt: since nvmlInit_v2 the driver opens, and counts,
+    whatever state a GPU is in. pid: in this process alone; 0: in every one.
     """
 
     function: str

@@ -61,7 +61,7 @@ nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     if (!node || !node_open(node) || !controls_open(node, gpus))
         return NVML_ERROR_DRIVER_NOT_LOADED;
-    nvmlReturn_t code = (nvmlReturn_t)fault(__func__, 0);
+    nvmlReturn_t code = (nvmlReturn_t)fault(__func__, NO_GPU);
     if (code != NVML_SUCCESS)
         return code;
     if (!references++)
@@ -76,7 +76,7 @@ nvmlReturn_t nvmlShutdown(void) {
         return NVML_ERROR_UNINITIALIZED;
     if (!--references)
         leave_driver(forget_locks);
-    return (nvmlReturn_t)fault(__func__, 0);
+    return (nvmlReturn_t)fault(__func__, NO_GPU);
 }
 
 const char *nvmlErrorString(nvmlReturn_t code) {
@@ -89,7 +89,7 @@ nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned length) {
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
     *count = (unsigned)gpus;
-    return references ? (nvmlReturn_t)fault(__func__, 0) : NVML_ERROR_UNINITIALIZED;
+    return references ? (nvmlReturn_t)fault(__func__, NO_GPU) : NVML_ERROR_UNINITIALIZED;
 }
 
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *device) {
