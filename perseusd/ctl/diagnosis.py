@@ -13,11 +13,12 @@ from perseusd.ctl.findings import Finding, Verdict, note, ok, problem
 from perseusd.ctl.health import (
     about_clock,
     about_configuration,
+    about_hands_off,
     about_knowledge,
     about_stragglers,
 )
 from perseusd.ctl.output import number, safe
-from perseusd.ctl.telling import duration, no_job
+from perseusd.ctl.telling import duration, no_job, pause
 
 RECENT_S: Final = 60.0
 """A refusal longer ago, or of a process that has ended, is no problem; if both, it is history."""
@@ -49,7 +50,10 @@ _FIXES: Final[Mapping[str, str]] = {
         "alike"
     ),
     WhyCode.RANKS_MISSING: _CALL_THE_HOOKS,
-    WhyCode.WAITING: "nothing, while it trains; else see that it calls the hooks",
+    WhyCode.WAITING: (
+        "nothing, while it trains; else see that it calls the hooks, with a stage_end for each "
+        "stage_start, and what they have logged there"
+    ),
     WhyCode.NOT_UNDERSTOOD_YET: (
         "nothing, for some iterations; if it stays, every iteration must run the same computations "
         "in the same order: report what does not recur as `other`, or not at all"
@@ -103,6 +107,7 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
     """Everything that a Status object tells, in the order in which it stands in the way."""
     daemon = status["daemon"]
     yield from _daemon(daemon)
+    yield from about_hands_off(daemon)
     yield from about_configuration(daemon)
     yield from _gpus(status["gpus"])
     yield from _refusals(daemon.get("refused"))
@@ -135,6 +140,8 @@ def _daemon(daemon: Mapping[str, Any]) -> Iterator[Finding]:
             "observe-only: no clock is ever written",
             "to let it act, start perseusd without --observe and without `observe = true`",
         )
+    elif pause(daemon) is not None:
+        pass  # perseusd-clock is meant to be gone
     elif daemon.get("clock_process") != "alive":
         yield problem(
             "clock process",
@@ -277,7 +284,8 @@ def _ranks(subject: str, job: Mapping[str, Any]) -> Finding:
     if _lacks_ranks(job):
         return problem(subject, seen, _CALL_THE_HOOKS)
     if expected is None:
-        return note(subject, f"{number(present)} ranks have said hello; of how many is not known")
+        ranks = "rank has" if present == 1 else "ranks have"
+        return note(subject, f"{number(present)} {ranks} said hello; of how many is not known")
     return ok(subject, seen)
 
 

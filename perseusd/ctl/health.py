@@ -59,6 +59,16 @@ def about_configuration(daemon: Mapping[str, Any]) -> Iterator[Finding]:
         yield note("configuration", safe(waiting), "`systemctl restart perseusd` when it suits")
 
 
+def about_hands_off(daemon: Mapping[str, Any]) -> Iterator[Finding]:
+    """What an operator has taken from it, and which GPUs it could not open."""
+    if (paused := telling.pause(daemon)) is not None:
+        yield problem("driver", paused, "`perseusctl resume` when clocks may be written again")
+    for words in telling.released(daemon):
+        yield note("released", words, "resume it when it may be slowed again")
+    for words in telling.missing_gpus(daemon):
+        yield problem("GPUs", words, "see `dmesg` and `nvidia-smi`; it is looked for all the time")
+
+
 def about_stragglers(jobs: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Each once: replicas of one job show the same."""
     told: set[tuple[str, str]] = set()

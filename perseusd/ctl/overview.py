@@ -13,7 +13,7 @@ from rich.text import Text
 
 from perseusd.ctl.job_overview import job_block
 from perseusd.ctl.output import counted, number, safe
-from perseusd.ctl.telling import duration, no_job
+from perseusd.ctl.telling import duration, missing_gpus, no_job, pause, released
 
 Gpu = Mapping[str, Any]
 
@@ -26,7 +26,9 @@ _FOLLOWS = {"above": "above what was asked", "below": "below what was asked"}
 def render(status: Mapping[str, Any]) -> RenderableType:
     """The whole status: headline, a block for every job, and a table of the GPUs."""
     daemon = status["daemon"]
-    parts: list[RenderableType] = [_headline(daemon), Text()]
+    parts: list[RenderableType] = [_headline(daemon)]
+    parts += [Text(words, style="yellow") for words in (*missing_gpus(daemon), *released(daemon))]
+    parts.append(Text())
     for job in status["jobs"]:
         parts += [
             job_block(
@@ -49,7 +51,9 @@ def _headline(daemon: Mapping[str, object]) -> Text:
     line.append(f", up {duration(daemon.get('uptime_s'))}", style="not bold")
     if daemon.get("mode") == "observe":
         line.append(", observe-only: no clock is ever written", style="yellow not bold")
-    elif daemon.get("clock_process") == "dead":
+    if (paused := pause(daemon)) is not None:
+        line.append(f", {paused}", style="yellow not bold")
+    elif daemon.get("mode") != "observe" and daemon.get("clock_process") == "dead":
         line.append(", perseusd-clock is dead: no clock can be written", style="red not bold")
     if daemon.get("emulated"):
         line.append(", emulated GPUs", style="yellow not bold")

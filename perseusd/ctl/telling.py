@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from perseusd.ctl.output import UNKNOWN, number, safe
 
@@ -19,6 +20,36 @@ def duration(seconds: object) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+_DRIVER: Final[Mapping[str, str]] = {
+    "letting_go": "being paused: the driver is let go of",
+    "free": "paused: every clock is full; `perseusctl resume` ends it",
+    "opening": "being resumed: the driver is opened",
+}
+
+
+def pause(daemon: Mapping[str, object]) -> str | None:
+    """How far an operator's pause, or its end, is; None where the driver is held."""
+    words = _DRIVER.get(safe(daemon.get("driver")))
+    trouble = daemon.get("driver_trouble")
+    return f"{words} ({safe(trouble)})" if words and trouble else words
+
+
+def missing_gpus(daemon: Mapping[str, object]) -> list[str]:
+    """Of each GPU that could not be opened, which and why."""
+    missing = daemon.get("missing_gpus")
+    return [
+        f"GPU {safe(gpu.get('index'))} could not be opened: {safe(gpu.get('why'))}"
+        for gpu in (missing if isinstance(missing, list) else [])
+        if isinstance(gpu, Mapping)
+    ]
+
+
+def released(daemon: Mapping[str, object]) -> list[str]:
+    """Of each GPU or job that an operator has released, that it was."""
+    found = daemon.get("released")
+    return [safe(words) for words in (found.values() if isinstance(found, Mapping) else ())]
 
 
 def straggler(found: object) -> str:

@@ -33,12 +33,13 @@ def ready(snapshot: Snapshot) -> list[str]:
 
 def _processes(status: Status) -> list[str]:
     daemon, wrong = status["daemon"], []
-    if daemon["mode"] != "observe" and daemon["clock_process"] != "alive":
+    held = daemon["driver"] == "held"
+    if daemon["mode"] != "observe" and held and daemon["clock_process"] != "alive":
         wrong.append(
             "perseusd-clock is dead: no clock can be written, every job stays at full clock; see "
             "`systemctl status perseusd-clock`"
         )
-    if daemon["driver"] != "held":
+    if not held:
         wrong.append(
             f"the driver is not held ({daemon['driver']}): an operator has paused the daemon; "
             "`perseusctl resume` ends it"

@@ -30,9 +30,10 @@ def _asked(snapshot: Snapshot) -> Iterable[Labelled]:
 
 
 def _clock_process(status: Status) -> int | None:
-    """None in observe-only mode, which has no such process."""
+    """None in observe-only mode and in a pause, which have no such process."""
     daemon = status["daemon"]
-    return None if daemon["mode"] == "observe" else int(daemon["clock_process"] == "alive")
+    meant_to_be = daemon["mode"] != "observe" and daemon["driver"] == "held"
+    return int(daemon["clock_process"] == "alive") if meant_to_be else None
 
 
 def _plans(status: Status) -> Mapping[str, Any]:
@@ -89,7 +90,7 @@ LIFE: tuple[Metric, ...] = (
     ),
     gauge(
         "perseusd_clock_process_up",
-        "1 if perseusd-clock is there to write clocks; absent in observe-only mode.",
+        "1 if perseusd-clock is there to write clocks; absent in observe-only mode and in a pause.",
         one(_clock_process),
     ),
     counter(

@@ -57,6 +57,12 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
     ("changed", "text", "fix"),
     [
         (change("daemon", clock_process="dead"), "perseusd-clock is dead", "journalctl"),
+        (change("daemon", clock_process="dead", driver="free"), "paused", "perseusctl resume"),
+        (
+            change("daemon", missing_gpus=[{"index": 3, "why": "GPU is lost"}]),
+            "GPU 3 could not be opened: GPU is lost",
+            "dmesg",
+        ),
         (lambda status: status.update(gpus=[]), "none is visible", "nvidia-smi"),
         (
             change("daemon", configuration={"problems": ["/x: not TOML"], "waiting": []}),
@@ -132,6 +138,7 @@ def test_a_problem_is_named_with_its_fix(
     [
         (change("daemon", mode="observe", clock_process="dead"), "observe-only"),
         (change("daemon", emulated=True), "emulated"),
+        (change("daemon", released={"G": "G was released by an operator"}), "G was released"),
         (change("jobs", state="baseline", why="measuring the baseline: 2 of 5 iterations"), "2 of"),
         (
             change(

@@ -174,6 +174,42 @@ def test_a_dead_clock_process_stands_in_the_headline(stand_in, status, capsys) -
     assert "No GPU is visible" in shown
 
 
+@pytest.mark.parametrize(
+    ("driver", "told"),
+    [
+        ({"driver": "free"}, "paused: every clock is full; `perseusctl resume` ends it"),
+        ({"driver": "letting_go", "driver_trouble": "a call hangs"}, "the driver is let go of"),
+        ({"driver": "opening"}, "being resumed"),
+    ],
+)
+def test_a_pause_is_told_and_not_a_dead_clock_process(
+    stand_in, status, capsys, driver: dict[str, str], told: str
+) -> None:
+    """A pause is what an operator wanted: without perseusd-clock, and to be ended by `resume`."""
+    status["daemon"] |= {"clock_process": "dead"} | driver
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert driver.get("driver_trouble", "") in shown
+    assert "dead" not in shown
+
+
+def test_what_an_operator_released_and_gpus_that_are_missing_are_told(
+    stand_in, status, capsys
+) -> None:
+    """Also where no job is there that would wait for them."""
+    status["daemon"] |= {
+        "released": {"GPU-0001": "GPU-0001 was released by an operator: `perseusctl resume …`"},
+        "missing_gpus": [{"index": 3, "why": "GPU is lost"}],
+    }
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "GPU-0001 was released by an operator" in shown
+    assert "GPU 3 could not be opened: GPU is lost" in shown
+
+
 def test_json_is_one_object_with_schema_version(stand_in, status, capsys) -> None:
     """--json prints the daemon's object unchanged, plus schema_version."""
     stand_in.answers(status)

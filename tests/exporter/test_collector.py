@@ -70,6 +70,8 @@ def test_what_is_not_known_has_no_series(status, read) -> None:
     assert "perseusd_job_energy_saved_joules" not in found
     status["daemon"] |= {"mode": "observe", "clock_process": "dead"}
     assert "perseusd_clock_process_up" not in read(status)
+    status["daemon"] |= {"mode": "act", "driver": "free"}
+    assert "perseusd_clock_process_up" not in read(status), "a pause is no death that alarms"
 
 
 def test_histograms_are_cumulative_with_infinity(status, read) -> None:

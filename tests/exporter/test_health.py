@@ -37,6 +37,13 @@ def test_processes_that_are_missing_are_named(status, snapshot_of, part, value, 
     assert alive(snapshot_of(status)) == []
 
 
+def test_a_pause_has_no_clock_process_to_miss(status, snapshot_of) -> None:
+    """An operator who paused is not sent to look after perseusd-clock."""
+    status["daemon"] |= {"driver": "free", "clock_process": "dead"}
+    (wrong,) = ready(snapshot_of(status))
+    assert "an operator has paused the daemon" in wrong
+
+
 def test_every_gpu_that_cannot_be_read_is_named(status, snapshot_of) -> None:
     """With what the driver says, or that it says nothing; and a node without GPUs is not ready."""
     status["gpus"][0] |= {"state": "stuck"}
