@@ -16,7 +16,7 @@ from perseus_hooks.channel import CONNECT_MS, Channel
 from perseus_hooks.device_times import DeviceTimes, Outlet
 from perseus_hooks.events import INSTRUCTIONS, Hello, StageEnd, StageStart
 from perseus_hooks.log import Once
-from perseus_hooks.spans import Spans
+from perseus_hooks.spans import MAX_DEPTH, Spans
 from perseus_hooks.wire import MAX_COUNT, MAX_INTEGER
 
 _INSTRUCTIONS = frozenset(INSTRUCTIONS)
@@ -46,8 +46,8 @@ class Client:
         self._hello = hello
         self._awaits_cuda = False
         self._switching = threading.Lock()
-        self._spans = Spans()
-        self._once = Once()
+        self._once = once = Once()
+        self._spans = Spans(given_up=lambda: once.warn("unended", _UNENDED))
         _clients.add(self)
         self.introduce(hello, wait_ms=wait_ms, device_times=device_times)
 
@@ -129,6 +129,8 @@ class Client:
             ended = self._spans.end(token)
             if ended is not None:
                 self._outlet.emit(StageEnd, time_ns, ended)
+            elif token is None:
+                self._once.warn("unstarted", _UNSTARTED)
         except Exception as error:  # noqa: BLE001  see the class
             self._say_once("stage_end", error)
 
@@ -220,6 +222,12 @@ class Client:
     def _say_once(self, where: str, error: Exception) -> None:
         self._once.warn(where, "%s (%s: %s)", _MEANING[where], type(error).__name__, error)
 
+
+_UNSTARTED = "stage_end, and no computation is open in this thread: call stage_start before each"
+_UNENDED = (
+    f"{MAX_DEPTH} computations are open in one thread, and the oldest are given up: call stage_end "
+    "after each stage_start"
+)
 
 _MEANING = {
     "introduce": "perseusd does not hear of this process",

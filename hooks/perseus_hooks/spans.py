@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 
 MAX_DEPTH = 64  # spans of one thread; older ones were never ended and are given up
 
@@ -12,17 +13,21 @@ _tokens = itertools.count(1)  # of the process: a later client's are never an ea
 
 
 class Spans:
-    """Thread-safe without a lock: a stack is its thread's own, and a dict's pop is atomic."""
+    """Thread-safe without a lock: a stack is its thread's own, and a dict's pop is atomic.
 
-    def __init__(self) -> None:
+    given_up: called where a span was not ended for so long that it no longer counts as open.
+    """
+
+    def __init__(self, given_up: Callable[[], None] = lambda: None) -> None:
+        self._given_up = given_up
         self._local = threading.local()
         self._stacks: dict[int, list[int]] = {}  # open token → the stack that it is on
 
     def start(self) -> int:
         token = next(_tokens)
         stack = self._stack()
-        if len(stack) >= MAX_DEPTH:
-            self._stacks.pop(stack.pop(0), None)
+        if len(stack) >= MAX_DEPTH and self._stacks.pop(stack.pop(0), None) is not None:
+            self._given_up()
         stack.append(token)
         self._stacks[token] = stack
         return token

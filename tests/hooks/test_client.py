@@ -16,6 +16,7 @@ import pytest
 from perseus_hooks import Client, channel, configure, events, log, stage, stage_end, stage_start
 from perseus_hooks.events import Goodbye, Hello, Introduce, Refusal, StageEnd, StageStart, Welcome
 from perseus_hooks.identity import Arguments, identify
+from perseus_hooks.spans import MAX_DEPTH
 
 # ZMTP 3.0: a good greeting and handshake, then a message of 2^62 bytes
 FOREIGN = (
@@ -205,6 +206,25 @@ def test_wrong_instructions_and_numbers_become_other_and_are_logged_once(
     assert len(texts) == 2
     assert "sideways" in texts[0]
     assert "weight_gradient" in texts[0]
+
+
+def test_starts_and_ends_that_do_not_match_are_logged_once(
+    daemon: Any, runtime_dir: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of such a loop no iteration is ever understood, and only its own log can say why."""
+    configure(job="job", runtime_dir=runtime_dir)
+    for _ in range(3):
+        stage_end()
+    assert len(caplog.records) == 1
+    assert "call stage_start before each" in caplog.text
+    for _ in range(2 * MAX_DEPTH):
+        stage_start("forward")
+    assert len(caplog.records) == 2
+    assert "call stage_end after each stage_start" in caplog.text
+    late = stage_start("backward")
+    stage_end(late)
+    stage_end(late)
+    assert len(caplog.records) == 2, "a token that has ended is no fault"
 
 
 def test_enums_and_whole_numbers_of_other_types_are_taken(daemon: Any, runtime_dir: str) -> None:
