@@ -18,7 +18,7 @@ from perseusd.ctl.health import (
     about_stragglers,
 )
 from perseusd.ctl.output import number, safe
-from perseusd.ctl.telling import duration, no_job, pause
+from perseusd.ctl.telling import duration, no_job, own_alone, pause
 
 RECENT_S: Final = 60.0
 """A refusal longer ago, or of a process that has ended, is no problem; if both, it is history."""
@@ -115,6 +115,8 @@ def diagnose(status: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _torn_jobs(torn)
     if not status["jobs"]:
         yield _nobody(status.get("ended"))
+    if (restricted := own_alone(daemon)) is not None:
+        yield note("jobs", restricted)
     for job in status["jobs"]:
         yield from _job(job, daemon, part_of_torn=_owner_if_unnamed(job) in torn)
     yield from about_stragglers(status["jobs"])

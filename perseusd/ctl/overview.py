@@ -13,7 +13,7 @@ from rich.text import Text
 
 from perseusd.ctl.job_overview import job_block
 from perseusd.ctl.output import counted, number, safe
-from perseusd.ctl.telling import duration, missing_gpus, no_job, pause, released
+from perseusd.ctl.telling import duration, missing_gpus, no_job, own_alone, pause, released
 
 Gpu = Mapping[str, Any]
 
@@ -42,6 +42,8 @@ def render(status: Mapping[str, Any]) -> RenderableType:
         ended = status.get("ended")
         hint = "" if ended else " `perseusctl doctor` says what may be missing."
         parts += [Text(f"{no_job(ended)}{hint}"), Text()]
+    if (restricted := own_alone(daemon)) is not None:
+        parts += [Text(restricted), Text()]
     parts += _gpus(status["gpus"]) if status["gpus"] else [Text("No GPU is visible.")]
     return Group(*parts)
 

@@ -52,6 +52,13 @@ def released(daemon: Mapping[str, object]) -> list[str]:
     return [safe(words) for words in (found.values() if isinstance(found, Mapping) else ())]
 
 
+def own_alone(daemon: Mapping[str, object]) -> str | None:
+    """That who asks is not told of other users' jobs; None where all are told."""
+    if "configuration" not in daemon or daemon["configuration"] is not None:
+        return None
+    return "Other users' jobs are not shown to you ([access] status_readers)."
+
+
 def straggler(found: object) -> str:
     """`replica 0 stage 2: 1.35 times its usual time, thermal, since iteration 120`."""
     if not isinstance(found, Mapping):

@@ -27,6 +27,7 @@ def readable(status: Mapping[str, Any], access: Access, caller: Caller) -> Mappi
         "daemon": {
             **status["daemon"],
             "refused": _own_refusals(status, caller.uid),
+            "released": _own_releases(status["daemon"]["released"], prefix),
             "configuration": None,
         },
         "gpus": [_without_others(gpu, prefix) for gpu in status["gpus"]],
@@ -37,6 +38,13 @@ def readable(status: Mapping[str, Any], access: Access, caller: Caller) -> Mappi
 
 def _own_refusals(status: Mapping[str, Any], uid: int) -> list[Mapping[str, Any]]:
     return [refused for refused in status["daemon"]["refused"] if refused["uid"] == uid]
+
+
+def _own_releases(released: Mapping[str, str], prefix: str) -> Mapping[str, str]:
+    """Of GPUs, and of one's own jobs: the others' names are not for everybody."""
+    return {
+        name: why for name, why in released.items() if ":" not in name or name.startswith(prefix)
+    }
 
 
 def _without_others(gpu: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:

@@ -138,6 +138,7 @@ def test_a_problem_is_named_with_its_fix(
     [
         (change("daemon", mode="observe", clock_process="dead"), "observe-only"),
         (change("daemon", emulated=True), "emulated"),
+        (change("daemon", configuration=None), "jobs are not shown to you"),
         (change("daemon", released={"G": "G was released by an operator"}), "G was released"),
         (change("jobs", state="baseline", why="measuring the baseline: 2 of 5 iterations"), "2 of"),
         (

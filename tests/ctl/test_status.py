@@ -195,6 +195,17 @@ def test_a_pause_is_told_and_not_a_dead_clock_process(
     assert "dead" not in shown
 
 
+def test_who_sees_own_jobs_alone_is_told_so(stand_in, status, capsys) -> None:
+    """No job of one's own is not no job at all."""
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    assert "not shown" not in capsys.readouterr().out
+    status["daemon"]["configuration"] = None
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    assert "Other users' jobs are not shown to you" in capsys.readouterr().out
+
+
 def test_what_an_operator_released_and_gpus_that_are_missing_are_told(
     stand_in, status, capsys
 ) -> None:

@@ -108,7 +108,11 @@ def test_what_is_left_of_the_status_for_who_may_not_read_all() -> None:
     gpu = {"uuid": "GPU-0", "power_w": 300.0, "requested_mhz": 900, "follows_request": "yes"}
     status = {
         "schema_version": 1,
-        "daemon": {"version": "1", "refused": [{"uid": 0, "code": "x"}, {"uid": NOBODY}]},
+        "daemon": {
+            "version": "1",
+            "refused": [{"uid": 0, "code": "x"}, {"uid": NOBODY}],
+            "released": {"GPU-0": "why", "root:secret": "why", f"{NOBODY}:mine": "why"},
+        },
         "gpus": [gpu | {"holder": "root:secret"}, gpu | {"holder": f"{NOBODY}:mine"}],
         "jobs": [{"id": "root:secret"}, {"id": f"{NOBODY}:mine"}, {"id": f"{NOBODY}1:mine"}],
         "ended": [{"id": "root:secret-2"}],
@@ -120,6 +124,7 @@ def test_what_is_left_of_the_status_for_who_may_not_read_all() -> None:
     assert "secret" not in json.dumps(seen)
     assert [job["id"] for job in seen["jobs"]] == [f"{NOBODY}:mine"]
     assert seen["daemon"]["refused"] == [{"uid": NOBODY}]
+    assert list(seen["daemon"]["released"]) == ["GPU-0", f"{NOBODY}:mine"]
     assert seen["gpus"][0] == gpu | {
         "holder": NOT_YOURS, "requested_mhz": None, "follows_request": None,
     }  # fmt: skip
