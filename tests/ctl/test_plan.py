@@ -261,6 +261,7 @@ def test_the_summary(profile: Profile, capsys) -> None:
         "no plan uses less",
         "Clock writes: at most 2 per GPU",
         "Noise of 1.00 % a computation",
+        "by a deadline of as much more, ",
         "Frontier: iterations of",
         "1410",
         "note: recompute is in the profile",

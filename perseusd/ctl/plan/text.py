@@ -92,19 +92,21 @@ def _lines(job: Job, solution: Solution) -> Iterator[str]:
         f"Planned in {result.solve_time_s:.3f} s."
     )
     if solution.margin is not None:
-        yield from _margin(solution.margin)
+        yield from _margin(solution.margin, job.deadline_s / job.baseline_time_s)
     if solution.frontier is not None:
         yield from _frontier(solution.frontier)
 
 
-def _margin(margin: Margin) -> Iterator[str]:
+def _margin(margin: Margin, deadline_ratio: float) -> Iterator[str]:
+    """The deadline moves as full clock's iteration does."""
     takes = "an iteration takes on average"
     if margin.confidence is not None:
         takes = f"{margin.confidence:.4g} of all iterations take at most"
     yield (
         f"Noise of {margin.noise:.2%} a computation: {takes} "
         f"{margin.expected_iteration_time_s:.4f} s, at full clock "
-        f"{margin.expected_baseline_time_s:.4f} s."
+        f"{margin.expected_baseline_time_s:.4f} s, by a deadline of as much more, "
+        f"{deadline_ratio * margin.expected_baseline_time_s:.4f} s."
     ).replace("%", " %")
     yield (
         f"Without a margin for it: {margin.expected_iteration_time_without_margin_s:.4f} s, and "
