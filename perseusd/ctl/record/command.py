@@ -113,6 +113,8 @@ def run(config: Config, wanted: Wanted, *, as_json: bool) -> int:
     try:
         with _created(path) as file:
             recording = Recording(path, file, wanted)
+            if wanted.seconds is None and wanted.iterations is None:
+                sys.stderr.write(f"perseusctl: recording into {safe(path)} until Ctrl-C\n")
             lost = _record(stream, recording)
             file.flush()
     finally:
