@@ -70,11 +70,11 @@ class Custody:
         self._respect()
         now, known = self._reasons(now_s), self._controller.withheld
         for name in known.keys() - now.keys():
-            log.info("no longer kept at full clock: %s", known[name])
+            log.info("no longer kept at full clock: %s", _with_name(name, known[name]))
             actions += self._controller.withhold(name, None)
         for name, why in now.items():
             if known.get(name) != why:
-                log.warning("kept at full clock: %s", why)
+                log.warning("kept at full clock: %s", _with_name(name, why))
                 actions += self._controller.withhold(name, why)
         return actions
 
@@ -149,3 +149,8 @@ class Custody:
         read = {uuid: why for uuid, why in troubles.items() if why is not None}
         own = {**self._foreign, **self._actuator.stuck(now_s), **read, **self._released}
         return {**self._more, **own}
+
+
+def _with_name(name: str, why: str) -> str:
+    """Of which GPU or job, where the reason does not say."""
+    return why if name in why else f"{name}: {why}"

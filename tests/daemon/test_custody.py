@@ -163,6 +163,8 @@ def test_pause_lets_go_of_the_driver(held, helpers) -> None:
     assert "perseusd.clock" not in held.children()
     calls = [g.clock_writes() for g in held.node.gpus]
     assert kept_at_full(held, "paused")
+    uuid = held.node.gpus[1].info.uuid
+    assert f"kept at full clock: {uuid}: paused by an operator" in held.log.read_text()
     helpers.until(lambda: len(held.job.iterations()) > done + 2)
     before = held.status()
     assert before["daemon"]["driver"] == "free"
