@@ -78,6 +78,7 @@ def old_python(folder: Path) -> Path:
         (["--python", "/nowhere/python"], 1, "/nowhere/python"),
         (["--python"], 2, "--python needs a value"),
         (["--nope"], 2, "usage:"),
+        (["--nope"], 2, "unknown argument --nope"),
     ],
 )
 def test_install_refuses_what_units_could_not_run(words: list[str], code: int, said: str) -> None:

@@ -78,6 +78,8 @@ def _check(file: Path, *, as_json: bool) -> int:
         for problem in problems:
             print(safe(problem))
         print(f"{counted(len(problems), 'problem')} in {counted(len(files), 'file')}.")
+        if file == DEFAULT_FILE and not file.exists():
+            print("Of a daemon that was started with --config, give the same: config check FILE")
     else:
         print(f"{', '.join(safe(file) for file in files)}: nothing is wrong.")
     return CONFIGURATION if problems else DONE
@@ -151,6 +153,8 @@ def _heading(told: Mapping[str, Any]) -> str:
     file = f"{safe(told['file'])} and conf.d beside it" if told["file"] else "no file"
     if told["source"] == "daemon":
         return f"In force in the daemon at {safe(told['socket'])}, which reads {file}:"
+    if not told["file"]:
+        return f"No daemon answers, and {DEFAULT_FILE} is not there; these are the defaults:"
     return f"No running daemon was asked; this is what {file} would make of it:"
 
 

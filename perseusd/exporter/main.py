@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -47,9 +48,9 @@ def _listen(listen: str, status_socket: Path) -> Server:
     try:
         server = Server(host, port, Source(asker(status_socket)).snapshot)
     except OSError as error:
+        taken = "is another exporter running? " if error.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(
-            f"--listen {listen}: {error.strerror or error}; is another exporter running? Give "
-            "another address or port"
+            f"--listen {listen}: {error.strerror or error}; {taken}give another address or port"
         ) from None
     shown = f"[{host}]" if ":" in host else host
     log.info(

@@ -76,7 +76,10 @@ def _explained(code: int, where: str, function: str) -> GpuError:
     if code in _MISSING:
         return GpuNotSupportedError(f"{text}; this GPU or its driver cannot do it")
     if code in _NO_DRIVER:
-        return GpuError(f"{text}; install or load the NVIDIA driver, or simulate GPUs")
+        return GpuError(
+            f"{text}; install or load the NVIDIA driver, or simulate GPUs "
+            "(`perseusd run --simulate N`)"
+        )
     if code == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
         return GpuError(f"{text}; the driver was upgraded underneath: reload it, or reboot")
     return GpuError(f"{text}; see the kernel log for what the driver reports")

@@ -71,6 +71,18 @@ def test_the_systems_file_is_the_default(capsys: pytest.CaptureFixture[str]) -> 
     assert "/etc/perseusd/perseusd.toml" in capsys.readouterr().out
 
 
+def test_where_no_file_is_who_asks_hears_of_the_default_and_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon of one's own reads the file that --config names, or none."""
+    monkeypatch.setattr("perseusd.ctl.config.DEFAULT_FILE", tmp_path / "none.toml")
+    monkeypatch.setenv("PERSEUS_RUNTIME_DIR", str(tmp_path))
+    assert main(["config", "check"]) == 78
+    assert "give the same: config check FILE" in capsys.readouterr().out
+    assert main(["config", "show"]) == 0
+    assert f"{tmp_path}/none.toml is not there; these are the defaults" in capsys.readouterr().out
+
+
 def shown(answer: dict[str, Any], key: str) -> tuple[object, object, object]:
     (own,) = [option for option in answer["options"] if option["key"] == key]
     return own["value"], own["origin"], own["live"]

@@ -147,4 +147,7 @@ def test_an_address_in_use_is_a_configuration_error(serve, status, tmp_path, cap
     taken = serve(status).server_port
     arguments = ["--listen", f"127.0.0.1:{taken}", "--runtime-dir", str(tmp_path)]
     assert main(arguments) == 78
-    assert f"--listen 127.0.0.1:{taken}" in capsys.readouterr().err
+    assert f"--listen 127.0.0.1:{taken}" in (said := capsys.readouterr().err)
+    assert "is another exporter running?" in said
+    assert main(["--listen", "192.0.2.1:1", "--runtime-dir", str(tmp_path)]) == 78
+    assert "another exporter" not in capsys.readouterr().err, "an address that is not this host's"
