@@ -105,3 +105,31 @@ def test_wheels_and_uninstall_take_no_other_words() -> None:
     assert run(SCRIPTS / "wheels").returncode == 2
     assert run(SCRIPTS / "wheels", "--nope").returncode == 2
     assert run(SCRIPTS / "uninstall", "--nope").returncode == 2
+
+
+IMAGE = """
+set -e
+for place in /run /etc/systemd/system /etc/sysusers.d /etc/tmpfiles.d /usr/local/bin /var/cache; do
+  [ ! -d "$place" ] || mount -t tmpfs none "$place"
+done
+for unit in "$1"/systemd/*.service; do
+  sed 's|/opt/perseusd/|/nowhere/|g' "$unit" > "/etc/systemd/system/$(basename "$unit")"
+done
+"$1/scripts/uninstall"
+ls /etc/systemd/system
+"""
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not all(map(shutil.which, ("unshare", "systemctl"))),
+    reason="needs root, unshare and systemctl",
+)
+def test_uninstall_of_an_image_has_nothing_to_stop() -> None:
+    """Where no systemd runs it removes what scripts/install put there, as that can be installed."""
+    command = ["unshare", "--mount", "bash", "-c", IMAGE, "bash", str(SCRIPTS.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("mounts of its own are not allowed here")
+    assert done.returncode == 0, done.stderr
+    assert "perseusd is removed" in done.stdout
+    assert ".service" not in done.stdout

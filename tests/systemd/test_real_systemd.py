@@ -45,6 +45,7 @@ def test_install_starts_nothing_and_says_what_is_next(installed: Any) -> None:
     said = installed.script("install", "--wheelhouse", "/wheels")
     assert "systemctl enable --now perseusd-clock perseusd" in said
     assert installed.machine.run("perseusctl", "--version").stdout.startswith("perseusctl ")
+    assert installed.machine.run("perseusd-exporter", "--version").returncode == 0
     assert installed.machine.run("id", "perseusd").returncode == 0
     for unit in UNITS:
         assert installed.machine.property(unit, "ActiveState") == "inactive"
