@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from nvml_faults import ANY_FUNCTION, HANG, Fault
+from nvml_faults import ANY_FUNCTION, ANY_GPU, HANG, Fault
 
 from chaosparts import inputs
 from chaosparts.hand import (
@@ -36,7 +36,8 @@ READS = (
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetTemperatureV",
 )
-OPENING = ("nvmlInitWithFlags", "nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2")
+OPENING_DRIVER = ("nvmlInitWithFlags", "nvmlDeviceGetCount_v2")  # are about no GPU
+OPENING = (*OPENING_DRIVER, "nvmlDeviceGetHandleByIndex_v2")
 CODES = (3, 4, 10, 15, 16, 18, 999)
 
 
@@ -50,11 +51,11 @@ def end_daemon(hand: Hand, _event: Event) -> End:
 
 def stop_daemon(hand: Hand, _event: Event) -> End:
     cause = Cause("SIGSTOP of perseusd", ALL, time.monotonic(), HANG_S, lasting=False)
-    hand.observer.cause(cause)
+    hand.of_daemon(cause)
     end = hand.stop(hand.daemon_pid)
 
     def go_on() -> None:
-        cause.until_s = time.monotonic()
+        cause.until_s = cause.until_s or time.monotonic()
         end()
 
     return go_on
@@ -136,19 +137,26 @@ def suspend(hand: Hand, event: Event) -> End:
 def driver_error(hand: Hand, event: Event) -> End:
     gpu, code = event.choice(0, tuple(range(GPUS))), event.choice(1, CODES)
     function = event.choice(2, (SET, SET, RESET, RESET, *READS, *OPENING))
+    gpu, which = _reach(function, gpu)
     ends = [hand.put(Fault(function, gpu, code))]
     if function in (RESET, *OPENING):
-        after_s = 1.5 + 2 * event.lasts_s if function == RESET else LOOKED_FOR_S
-        ends.append(hand.no_resets(f"error {code} of {function}", gpus([gpu]), after_s))
+        again = function == RESET or gpu == ANY_GPU  # tried again less and less often
+        after_s = 1.5 + 2 * event.lasts_s if again else LOOKED_FOR_S
+        ends.append(hand.no_resets(f"error {code} of {function}", which, after_s))
     return all_of(*ends)
+
+
+def _reach(function: str, gpu: int) -> tuple[int, frozenset[int]]:
+    """The GPU to put the fault at, and those that cannot be put back meanwhile: who has not opened
+    the driver resets nothing."""
+    return (ANY_GPU, ALL) if function in OPENING_DRIVER else (gpu, gpus([gpu]))
 
 
 def driver_hang(hand: Hand, event: Event) -> End:
     gpu = event.choice(0, tuple(range(GPUS)))
     function = event.choice(2, (SET, SET, RESET, RESET, *READS, *OPENING, ANY_FUNCTION))
+    gpu, which = _reach(function, gpu)  # one GPU's calls wait for each other
     ends = [hand.put(Fault(function, gpu, HANG))]
-    # a GPU's calls wait for each other; and who has not opened the driver yet resets nothing
-    which = ALL if function in OPENING else gpus([gpu])
     after_s = LOOKED_FOR_S if function in (ANY_FUNCTION, *OPENING) else 1.5
     ends.append(hand.no_resets(f"hang of {function}", which, after_s))
     return all_of(*ends)

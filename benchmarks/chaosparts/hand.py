@@ -27,11 +27,14 @@ ITERATION_S = 0.4
 RETRIED_S = 6.0
 """The clock process tries a reset that the driver refused again after 5 s at the latest."""
 
+ENDED_S = 20.0
+"""A daemon that was told to end, and goes on, has ended by then."""
+
 ALL = gpus(range(GPUS))
 JOB = gpus(range(STAGES))
 
-LOOKED_FOR_S = 12.0
-"""A GPU that could not be opened is looked for again every 10 s."""
+LOOKED_FOR_S = 8.0
+"""A GPU that could not be opened is begun anew every 3 s, and taken 3 s later."""
 
 End = Callable[[], None]
 
@@ -61,8 +64,11 @@ class Hand:
         self.killed: set[int] = set()
         self.stopped: set[int] = set()
         self.daemon_to_die = False
+        self.starting_since_s: float | None = None  # wanted, while the last one still ends
         self.moved_s = time.monotonic()  # when training last moved, or was not meant to
         self._iterations = 0
+        self._of_daemon: list[Cause] = []  # of this one: the next one may lower clocks
+        self._of_job: list[Cause] = []
         self._faults: list[Fault] = []
         self._faulty_s = 0.0  # until when the driver refused something
         self._resets_fail_s = 0.0
@@ -124,49 +130,76 @@ class Hand:
         pid = self.daemon_pid
         if pid is None:
             return self.start_daemon
-        self.daemon_to_die = True
-        cause = self.observer.cause(Cause(what, ALL, time.monotonic(), grace_s))
+        self.daemon_to_die, self.starting_since_s = True, None
+        cause = self.of_daemon(Cause(what, ALL, time.monotonic(), grace_s))
         self.kill(pid, number)
 
         def again() -> None:
-            cause.until_s = time.monotonic()
+            cause.until_s = cause.until_s or time.monotonic()
             self.start_daemon()
 
         return again
 
+    def of_daemon(self, cause: Cause) -> Cause:
+        """A cause of this daemon's, which lasts no longer than until the next one is started."""
+        self._of_daemon.append(cause)
+        return self.observer.cause(cause)
+
     def start_daemon(self) -> None:
-        """Where there is none: as systemd would, also one that is ending slowly is waited for."""
+        """Where there is none: as systemd would, also one that is ending slowly is waited for.
+
+        By later ticks, since other faults are to begin and end in time meanwhile.
+        """
         daemon = self.rig.daemon
         if daemon is not None and daemon.poll() is None:
             if not self.daemon_to_die:
                 return
-            send(daemon.pid, signal.SIGCONT)  # stopped, it would never end: so does systemd
-            daemon.wait(20)
-        self.daemon_to_die = False
+            send(daemon.pid, signal.SIGCONT)  # stopped, it would never end
+        self.starting_since_s = self.starting_since_s or time.monotonic()
+        self._start_daemon()
+
+    def _start_daemon(self) -> None:
+        """Once the last one has ended."""
+        daemon, since_s = self.rig.daemon, self.starting_since_s
+        if since_s is None:
+            return
+        if daemon is not None and daemon.poll() is None:
+            if time.monotonic() > since_s + ENDED_S + self.observer.lag_s(since_s):
+                raise TimeoutError(f"perseusd was told to end, and has not for {ENDED_S:.0f} s")
+            return
+        self.starting_since_s, self.daemon_to_die = None, False
+        _end_all(self._of_daemon)
         self.rig.start_daemon()
 
     def end_ranks(self, what: str, which: tuple[int, ...], number: signal.Signals) -> End:
         """Kill these; in the end the job is started again."""
-        cause = self.observer.cause(Cause(what, JOB, time.monotonic(), DEATH_S))
+        cause = self._cause_of_job(Cause(what, JOB, time.monotonic(), DEATH_S))
         for rank in which:
             if rank < len(self.rig.ranks):
                 self.kill(self.rig.ranks[rank], number)
 
         def again() -> None:
-            cause.until_s = time.monotonic()
+            cause.until_s = cause.until_s or time.monotonic()
+            _end_all(self._of_job)
             self.rig.start_job()
 
         return again
+
+    def _cause_of_job(self, cause: Cause) -> Cause:
+        """Likewise: the ranks of the next job have leases of their own."""
+        self._of_job.append(cause)
+        return self.observer.cause(cause)
 
     def stop_ranks(self, what: str, which: tuple[int, ...]) -> End:
         """Stopped, these ranks are silent."""
         grace_s = max(SILENCE_S, 2 * ITERATION_S) + DEATH_S
         cause = Cause(what, JOB, time.monotonic(), grace_s, lasting=False)
-        self.observer.cause(cause)
+        self._cause_of_job(cause)
         ends = [self.stop(self.rig.ranks[rank]) for rank in which if rank < len(self.rig.ranks)]
 
         def go_on() -> None:
-            cause.until_s = time.monotonic()
+            self.moved_s = time.monotonic()
+            cause.until_s = cause.until_s or self.moved_s
             for end in ends:
                 end()
 
@@ -177,6 +210,7 @@ class Hand:
     def tick(self) -> None:
         """Often: who has died that should live, and whether training moves."""
         now_s = time.monotonic()
+        self._start_daemon()
         self._watch_daemon()
         if now_s >= self._children_s:
             self._children_s = now_s + 0.1
@@ -212,7 +246,7 @@ class Hand:
                 if not by_us and self._is_same_daemon() and not self._driver_was_faulty():
                     self.observer.violation(f"the {name} process {before} ended by itself")
         clockless = self.rig.ready_s and self.daemon_pid is not None and "clock" not in found
-        if not clockless or self._faults or self.stopped:
+        if not clockless or self._faults or self.stopped or self.daemon_to_die:
             self._clockless_s = None
         else:
             self._clockless_s = self._clockless_s or now_s
@@ -241,6 +275,13 @@ class Hand:
         paused = paused or not self.stopped.isdisjoint(self.rig.ranks)
         if paused or done != self._iterations:
             self.moved_s, self._iterations = now_s, done
+
+
+def _end_all(causes: list[Cause]) -> None:
+    """Those that have not ended end now, and are nobody's any more."""
+    for cause in causes:
+        cause.until_s = cause.until_s or time.monotonic()
+    causes.clear()
 
 
 def nothing() -> None:

@@ -164,6 +164,9 @@ class Runner:
                     what()
             time.sleep(TICK_S)
         self._heal()
+        while self._hand.starting_since_s is not None:
+            self._tick()
+            time.sleep(TICK_S)
         tail_s = time.monotonic() + TAIL_S
         while time.monotonic() < tail_s or (
             self._observer.pending() and time.monotonic() < tail_s + PENDING_S
