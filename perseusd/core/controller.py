@@ -161,8 +161,11 @@ class Controller:
     def gpu_here(
         self, uuid: str, model: str, supported_mhz: tuple[int, ...], index: int
     ) -> list[Action]:
-        """A GPU that has come, or whose clocks have become others; jobs that run keep theirs."""
-        self.gpus = {**self.gpus, uuid: GpuFacts(uuid, model, supported_mhz, index)}
+        """A GPU that has come, or whose clocks have become others."""
+        facts = GpuFacts(uuid, model, supported_mhz, index)
+        self.gpus = {**self.gpus, uuid: facts}
+        for job in self.jobs.values():
+            job.gpu_here(facts)
         return []
 
     def relearn_all(self, why: str) -> list[Action]:

@@ -116,6 +116,17 @@ def test_the_refusal_of_an_unknown_gpu_fits_into_a_message(gpu: str, named: str)
     assert uuids[2] not in refusal.reason
 
 
+def test_a_rank_whose_gpu_comes_later_joins_a_job_that_is_there(controller: Controller) -> None:
+    """It was refused while its GPU could not be opened; the job began without it."""
+    controller.hello("a", "me", HELLO)
+    late = replace(HELLO, rank=1, stage=1, gpus=("GPU-9",))
+    (refusal,) = controller.hello("b", "me", late)
+    assert isinstance(refusal, Refuse)
+    assert controller.gpu_here("GPU-9", "A100", (900, 1410), 9) == []
+    assert controller.hello("b", "me", late) == []
+    assert controller.jobs["me:job"].roster.all_gpus() == ["GPU-0", "GPU-9"]
+
+
 def test_a_gpu_without_clocks_is_refused() -> None:
     """A virtual GPU names none: its job must not end the daemon."""
     controller = Controller(Settings(), {"GPU-0": GpuFacts("GPU-0", "vGPU", ())})

@@ -86,6 +86,12 @@ class Followed(ABC):
 
     # --- who takes part -------------------------------------------------------------------------
 
+    def gpu_here(self, facts: GpuFacts) -> None:
+        """For a rank that comes later, as one does that was refused while its GPU was not here; a
+        GPU that a rank uses stays what it was."""
+        if facts.uuid not in self.roster.all_gpus():
+            self._gpus = {**self._gpus, facts.uuid: facts}
+
     def join(self, member: Member) -> None:
         """A process said hello, perhaps again."""
         known = self.roster.members.get(member.client)
