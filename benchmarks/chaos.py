@@ -14,7 +14,8 @@ where the daemon was stopped or the clock process killed; while nobody can put a
 when the driver refuses, the second counts from the end of that); a daemon, clock or planner process
 that ended without being killed; training that stands still, hook calls that take long. The GPUs are
 watched by a thread that knows the mapped file and nothing of the daemon, 250 times a second; what
-this machine held that thread up is added to each limit, and told (`lag`).
+this machine held that thread up is added to each limit, and told (`lag`). The daemon's own errors
+in its log count as well, also where they kept clocks from being lowered again.
 
 Each of the J workers has one rig, which goes from schedule to schedule. A rig that something was
 wrong with, or that has no clock lowered again within 18 s, is replaced. One schedule on a new rig:
@@ -104,6 +105,8 @@ def _tell(outcome: Outcome, outcomes: list[Outcome], schedules: int) -> None:
     begun = sum(o.begun for o in outcomes)
     count = f"{begun}/{schedules}: {lowered} hit lowered clocks, {bad} with violations"
     print(f"{count}  (seed {outcome.seed}, {outcome.seconds:.1f} s)", file=sys.stderr, flush=True)
+    if outcome.replaced:
+        print(f"  a new rig, since no clock was lowered: {outcome.replaced}", file=sys.stderr)
     for violation in outcome.violations:
         print(f"  seed {outcome.seed}: {violation}", file=sys.stderr)
     if outcome.violations:
@@ -123,6 +126,7 @@ def _summary(outcomes: list[Outcome], seconds: float) -> dict[str, object]:
         "schema_version": 1,
         "schedules": len(begun),
         "not_begun": [o.seed for o in outcomes if not o.begun],
+        "rigs_replaced": {o.seed: o.replaced for o in outcomes if o.replaced},
         "lowered": sum(outcome.lowered for outcome in outcomes),
         "faults": sum(len(outcome.events) for outcome in begun),
         "faults_while_lowered": sum(len(outcome.hits) for outcome in outcomes),

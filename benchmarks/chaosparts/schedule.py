@@ -46,7 +46,8 @@ class Outcome:
     """begun: whether a rig was ready for it. lowered: whether some clock was, at the first fault.
 
     hits: the faults that met a lowered clock. worst_s: the longest that a clock stayed lowered
-    after each cause, excused cases left out.
+    after each cause, excused cases left out. replaced: why a rig that was there before had no clock
+    lowered in time, in the daemon's words.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class Outcome:
     calls: int = 0
     iterations: int = 0
     lag_s: float = 0.0
+    replaced: str = ""
     seconds: float = 0.0
     log: list[str] = field(default_factory=list)
 
@@ -84,13 +86,14 @@ class Runner:
         self._library = library
         self._rig: Rig | None = None
         self._ends: list[str] = []  # what was wrong at the end of rigs
+        self._log: list[str] = []  # of the last rig that ended
 
     def run(self, seed: int) -> Outcome:
         begin_s = time.monotonic()
         events = schedule_of(seed)
         outcome = Outcome(seed, [f"{e.kind} @{e.at_s:.2f} for {e.lasts_s:.2f}" for e in events])
         try:
-            self._lower()
+            self._lower(outcome)
             self._observer.begin()
             self._perform(events, outcome)
             self._check(outcome)
@@ -98,10 +101,11 @@ class Runner:
             outcome.begun = False
         except Exception as error:  # noqa: BLE001 - told with its seed; the next one starts anew
             outcome.violations.append(f"the schedule itself failed: {error!r}")
-        if outcome.violations and self._rig is not None:
-            outcome.log = list(self._rig.log)[-100:]
+        if outcome.violations:
             self._end()
-        outcome.violations += self._ends
+        outcome.violations += [wrong for wrong in self._ends if wrong not in outcome.violations]
+        if outcome.violations:
+            outcome.log = self._log
         self._ends = []
         outcome.seconds = time.monotonic() - begin_s
         return outcome
@@ -113,9 +117,10 @@ class Runner:
 
     # -- before --------------------------------------------------------------------------------
 
-    def _lower(self) -> None:
+    def _lower(self, outcome: Outcome) -> None:
         """Some clock lowered, by a plan or a trial, on the rig that is there or on a new one."""
         if self._rig is not None and not self._lowered(LOWERED_S):
+            outcome.replaced = _why_not(self._rig)
             self._end()
         for _ in range(NEW_RIGS):
             if self._rig is not None:
@@ -219,9 +224,7 @@ class Runner:
         if silent_s > STALL_S + seen.lag_s:
             outcome.violations.append(f"a hook call has not returned for {silent_s:.1f} s")
         outcome.violations += seen.violations
-        outcome.violations += [
-            f"in the log: {line}" for line in rig.log if "an error of ours" in line
-        ]
+        outcome.violations += _errors(rig)
         outcome.worst_s, outcome.lag_s = seen.worst_s, seen.lag_s
 
     def _answers_later(self) -> bool:
@@ -240,6 +243,8 @@ class Runner:
         if rig is None:
             return
         try:
+            self._ends += _errors(rig)
+            self._log = list(rig.log)[-100:]
             self._hand.daemon_to_die = True
             set_faults(rig.node.path)
             ready = rig.ready_s > 0 and rig.daemon_lives
@@ -257,3 +262,16 @@ class Runner:
         if self._rig is None:
             raise RuntimeError("there is no rig")
         return self._rig
+
+
+def _errors(rig: Rig) -> list[str]:
+    return [f"in the log: {line}" for line in rig.log if "an error of ours" in line]
+
+
+def _why_not(rig: Rig) -> str:
+    """Why its clocks are not lowered."""
+    status = rig.status(ANSWER_S)
+    if status is None:
+        return "the daemon does not answer"
+    jobs = (f"{job['id']}: {job['state']}, {job['why']}" for job in status["jobs"])
+    return "; ".join(jobs) or "there is no job"
