@@ -259,6 +259,11 @@ class Controller:
                 due = own
         return due
 
+    @property
+    def events_wait_ns(self) -> int:
+        """For how long events may wait, so that several are taken together."""
+        return min((job.events_wait_ns for job in self.jobs.values()), default=0)
+
     @staticmethod
     def _has_more(job: Job) -> bool:
         return job.thinking or bool(job.observations)

@@ -166,6 +166,8 @@ class Intake:
     _over_told_s: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.backlog = False
+        """Whether there was more to receive than time for it."""
         self._quotas = Quotas(self.limits.user_events_per_s)
         self._clients_of: Counter[int] = Counter()
         self._peers: dict[tuple[bytes, int | bytes | str], Peer] = {}
@@ -190,6 +192,7 @@ class Intake:
     def receive(self) -> Iterator[Message]:
         """Events of known clients and hellos of any, for TAKING_S at most."""
         until_s = time.monotonic() + TAKING_S
+        self.backlog = False
         with contextlib.suppress(zmq.Again):
             for taken in itertools.count():
                 # To ask costs less than the exception that would tell.
@@ -198,6 +201,7 @@ class Intake:
                 if (message := self._next()) is not None:
                     yield message
                 if time.monotonic() > until_s:
+                    self.backlog = True
                     return
 
     def _next(self) -> Message | None:

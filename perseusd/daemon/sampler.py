@@ -81,6 +81,8 @@ class GpuView:
     lost: bool = False
     readings: int = 0
     """Of the energy counter, that worked."""
+    unmoved: tuple[str, int, float] | None = None
+    """The newest reading, where the counter was as before: it tells something once it moves."""
     failed: int = 0
     """Readings that did not."""
 
@@ -137,7 +139,8 @@ class _Reader(threading.Thread):
 class Sampler:
     """`readings` and `states` are filled by threads and drained by the loop.
 
-    readings: (uuid, time_ns, joules), one every `interval_s`; states: one every STATE_INTERVAL_S.
+    readings: (uuid, time_ns, joules), read every `interval_s`: those at which a counter was seen
+    to have moved, and the last one before each; states: one every STATE_INTERVAL_S.
     """
 
     gpus: list[Gpu]
@@ -212,10 +215,17 @@ class Sampler:
             return
         if view.error is not None:
             log.info("GPU %s can be read again", view.uuid)
+        reading = view.uuid, stamp, joules
+        if joules == view.energy_j:
+            view.unmoved = reading
+        else:
+            if view.unmoved is not None:
+                self.readings.append(view.unmoved)
+                view.unmoved = None
+            self.readings.append(reading)
         view.energy_j, view.read_s = joules, time.monotonic()
         view.error, view.lost = None, False
         view.readings += 1
-        self.readings.append((view.uuid, stamp, joules))
 
     def _read_state(self, gpu: Gpu, view: GpuView) -> None:
         at_ns = time.monotonic_ns()  # before: a write that ends meanwhile is then known as later

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import signal
 import sys
 import time
@@ -240,10 +241,12 @@ class Service:
     def _wait(self) -> set[zmq.Socket[bytes] | int]:
         """Until something comes in or is due; what is ready: sockets and file descriptors."""
         due_ns = self.controller.next_due_ns()
-        wait_s = IDLE_S
-        if due_ns is not None:
-            wait_s = min(wait_s, max(0.0, (due_ns - time.monotonic_ns()) * 1e-9))
-        return self.waiting.wait(wait_s)
+        due_s = math.inf if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) * 1e-9)
+        gathering_s = min(due_s, self.controller.events_wait_ns * 1e-9)
+        if gathering_s > 0 and not self.intake.backlog:
+            time.sleep(gathering_s)  # to wake up costs more than what one event tells
+            due_s -= gathering_s
+        return self.waiting.wait(min(IDLE_S, due_s))
 
     def _watch_children(self) -> None:
         """The clock process and the planner may have been started again."""

@@ -84,7 +84,7 @@ class SimulatedGpu:
         self._path = path
         self._block = block
         self._state = SimulatedState(spec, block)
-        self._shown_j = 0.0
+        self._shown_j, self._shown_ns = 0.0, -1
         self._tick_ns = round(spec.counter_tick_s * _NS)
         self._tick_phase_ns = index * 618_033_989 % self._tick_ns  # GPUs do not tick together
 
@@ -96,7 +96,9 @@ class SimulatedGpu:
         """The counter as of its last tick; it never goes back for one reader."""
         now_ns = time.monotonic_ns()
         tick_ns = now_ns - (now_ns - self._tick_phase_ns) % self._tick_ns
-        self._shown_j = max(self._shown_j, self.true_energy_j(tick_ns))
+        if tick_ns != self._shown_ns:
+            self._shown_j = max(self._shown_j, self.true_energy_j(tick_ns))
+            self._shown_ns = tick_ns
         return self._shown_j
 
     def true_energy_j(self, at_ns: int | None = None) -> float:

@@ -59,6 +59,8 @@ class Node:
     clocks: dict[str, int | None] = field(default_factory=dict)
     asked: list[RequestPlan] = field(default_factory=list)
     answering: bool = True
+    ticking: bool = True
+    """Whether the controller is told that time passes."""
     silent: set[int] = field(default_factory=set)
     sequence: dict[int, int] = field(default_factory=dict)
     rank_sending: int = -1
@@ -111,8 +113,9 @@ class Node:
     def pass_time(self, until_ns: int) -> None:
         """Counters, silence and what is due, in steps of 20 ms and at each due moment."""
         while self.now_ns < until_ns:
-            due = self.controller.next_due_ns() or until_ns
-            step_ns = max(min(self._polled_ns + 20 * MS, until_ns, due), self.now_ns + 1)
+            due = self.controller.next_due_ns() if self.ticking else None
+            next_ns = min(self._polled_ns + 20 * MS, until_ns, due or until_ns)
+            step_ns = max(next_ns, self.now_ns + 1)
             for rank, what in self.running.items():
                 self.joules[rank] += (
                     WATTS.get(what, GRADIENT_WATTS) * (step_ns - self.now_ns) * 1e-9
@@ -122,7 +125,8 @@ class Node:
                 self._polled_ns = step_ns
                 for rank, joules in self.joules.items():
                     self.controller.energy(f"GPU-{rank}", step_ns, joules)
-            self.do(self.controller.tick(self.now_ns))
+            if self.ticking:
+                self.do(self.controller.tick(self.now_ns))
 
     def iterate(self, times: int = 1, hook: Hook | None = None) -> None:
         """Whole iterations. hook(node, rank, computation, starts) → whether to send that event."""

@@ -115,6 +115,26 @@ def test_so_many_clients_of_one_user(make_node: Callable[..., Node]) -> None:
     assert node.intake.clients == 2
 
 
+def test_a_backlog_is_known_until_it_is_taken(make_node: Callable[..., Node]) -> None:
+    """Nothing more is left to gather while there is more to take than one turn has time for."""
+    node = make_node(events_per_s=1e6)
+    client = node.client()
+    node.take(client, hello())
+    assert not node.intake.backlog
+    sent = 4000
+    for number in range(sent):
+        client.send(encode(end(number + 1)))
+    assert node.intake.socket.poll(20_000)
+    backlogs, taken, until = [], 0, time.monotonic() + 20
+    while taken < sent and time.monotonic() < until:
+        taken += sum(1 for _ in node.intake.receive())
+        backlogs.append(node.intake.backlog)
+    assert taken == sent
+    assert any(backlogs)
+    assert list(node.intake.receive()) == []
+    assert not node.intake.backlog
+
+
 def test_events_of_a_user_are_those_of_all_its_clients(make_node: Callable[..., Node]) -> None:
     """Each stays within its own limit, and together they do not; a goodbye gets through."""
     node = make_node(user_events_per_s=30)

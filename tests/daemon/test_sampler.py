@@ -54,8 +54,26 @@ def test_states_and_readings_come_from_every_gpu(node) -> None:
     assert {uuid for uuid, _, _ in sampler.readings} == uuids
     own = [state.time_ns for state in sampler.states if state.uuid == node.gpus[0].info.uuid]
     assert own == sorted(set(own))
-    assert len(sampler.readings) > 3 * len(sampler.states)
+    assert sum(view.readings for view in sampler.views.values()) > 3 * len(sampler.states)
     assert all(state.clock_mhz > 0 for state in sampler.states)
+
+
+def test_readings_are_passed_on_around_ticks_alone(node, monkeypatch) -> None:
+    """The last one before a counter moved, and the one that saw it: between them it ticked."""
+    gpu = node.gpus[0]
+    sampler = Sampler([gpu], 0.005)
+    shown = [1.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 4.0]
+    stamps = []
+    for joules in shown:
+        monkeypatch.setattr(gpu, "energy_j", lambda joules=joules: joules)
+        stamps.append(time.monotonic_ns())
+        sampler.read(gpu, whole=False)
+    told = list(sampler.readings)
+    assert [joules for _, _, joules in told] == [1.0, 1.0, 2.0, 3.0, 3.0, 4.0]
+    expected = [stamps[n] for n in (0, 2, 3, 4, 5, 6)]
+    assert all(s <= at_ns for s, (_, at_ns, _) in zip(expected, told, strict=True))
+    assert told[1][1] < stamps[3]
+    assert sampler.views[gpu.info.uuid].readings == len(shown)
 
 
 def test_a_gpu_that_cannot_tell_why_leaves_no_half_state(node, monkeypatch) -> None:

@@ -13,8 +13,9 @@ At a rank's iteration end the clock goes to full for whatever no span covers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,11 @@ class PacedPlan:
 
     plan: Plan
     timelines: tuple[Timeline, ...]
+
+    @cached_property
+    def changes(self) -> tuple[tuple[int, ...], ...]:
+        """Per rank and position, the next position at another clock; past the last one, the end."""
+        return tuple(_changes(own) for own in self.plan.clocks)
 
     def at_full(self, ranks: Collection[int]) -> PacedPlan:
         """The same, but for some ranks that stay at full clock throughout."""
@@ -152,6 +158,8 @@ class Pacer:
             pace.pace = 1.0  # it was against another timeline
 
     def plan_for(self, iteration: int) -> PacedPlan | None:
+        if self._plans and self._plans[-1][0] <= iteration:
+            return self._plans[-1][1]
         return next((plan for since, plan in reversed(self._plans) if since <= iteration), None)
 
     def hasten(self) -> list[Request]:
@@ -199,7 +207,7 @@ class Pacer:
         wanted = paced.plan.clocks[rank][position]
         requests = self._ask(rank, wanted)
         timeline = paced.timelines[rank]
-        self._schedule(rank, paced, position + 1, now_ns, timeline.start_s[position])
+        self._schedule(rank, paced, position, now_ns, timeline.start_s[position])
         return requests
 
     def ended(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
@@ -213,7 +221,7 @@ class Pacer:
         if following >= len(clocks):
             return self._ask(rank, None)
         requests = self._ask(rank, clocks[following])
-        self._schedule(rank, paced, following + 1, now_ns, timeline.end_s[position])
+        self._schedule(rank, paced, following, now_ns, timeline.end_s[position])
         return requests
 
     def _note_pace(self, rank: int, predicted_s: float, now_ns: int) -> None:
@@ -276,23 +284,19 @@ class Pacer:
             self._put(rank, clocks[0], start_ns, now_ns)
 
     def _schedule(
-        self, rank: int, paced: PacedPlan, from_position: int, now_ns: int, now_s: float
+        self, rank: int, paced: PacedPlan, position: int, now_ns: int, now_s: float
     ) -> None:
-        """Schedule this rank's next change at or after `from_position`.
+        """Schedule this rank's next change after `position`, whose clock was asked for.
 
         now_s: where on the predicted timeline the rank is now; the remainder of the prediction is
         shifted by that.
         """
-        clocks, timeline = paced.plan.clocks[rank], paced.timelines[rank]
-        asked = self._pace[rank].asked_mhz
-        for position in range(from_position, len(clocks)):
-            if clocks[position] != asked:
-                after_s = self._really(rank, timeline.end_s[position - 1] - now_s, clocks[position])
-                self._put(rank, clocks[position], now_ns + _ns(after_s), now_ns)
-                return
-        if asked is not None and len(clocks) >= from_position:
-            after_s = self._really(rank, timeline.end_s[-1] - now_s, None)
-            self._put(rank, None, now_ns + _ns(after_s), now_ns)
+        clocks, change = paced.plan.clocks[rank], paced.changes[rank][position]
+        clock_mhz = clocks[change] if change < len(clocks) else None
+        if clock_mhz != clocks[position]:
+            before_s = paced.timelines[rank].end_s[change - 1] - now_s
+            after_s = self._really(rank, before_s, clock_mhz)
+            self._put(rank, clock_mhz, now_ns + _ns(after_s), now_ns)
 
     def _really(self, rank: int, predicted_s: float, clock_mhz: int | None) -> float:
         """Until a boundary, at the rank's present pace; a raise is not put off for that."""
@@ -318,6 +322,16 @@ class Pacer:
             for other, pace in self._pace.items()
             if other != rank
         )
+
+
+def _changes(clocks: Sequence[int | None]) -> tuple[int, ...]:
+    """Per position, the next one at another clock than its own; `len(clocks)` where none is."""
+    changes, change = [0] * len(clocks), len(clocks)
+    for position in reversed(range(len(clocks))):
+        if position + 1 < len(clocks) and clocks[position + 1] != clocks[position]:
+            change = position + 1
+        changes[position] = change
+    return tuple(changes)
 
 
 def _is_raise(before_mhz: int | None, after_mhz: int | None) -> bool:

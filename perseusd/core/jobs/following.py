@@ -30,6 +30,14 @@ KEPT_STATES = 64
 LOOK_NS = 20_000_000
 """Between two looks whether a rank has fallen silent."""
 
+WAIT_SHARE = 0.004
+"""Of an iteration, that its events may wait to be taken together. Clock writes are timed ahead, by
+when computations began, so they are not late for that; what no plan foresees, such as work between
+computations, runs at a lowered clock for so long, which slows it by a quarter at most."""
+
+LEAST_WAIT_NS, MOST_WAIT_NS = 5_000_000, 25_000_000
+"""Less saves nothing. More would not either, and operators' commands wait as long."""
+
 
 class Followed(ABC):
     """One replica's pipeline as far as its events tell."""
@@ -71,6 +79,7 @@ class Followed(ABC):
         """What is being worked out."""
         self._look_ns = 0
         """When it is looked again whether a rank has fallen silent."""
+        self._events_wait_ns = 0
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on these settings hold."""
@@ -194,6 +203,8 @@ class Followed(ABC):
             return
         episode.early.append(iteration)
         episode.whole = iteration.number
+        wait_ns = int(WAIT_SHARE * 1e9 * (self.ledger.typical_time_s() or 0.0))
+        self._events_wait_ns = min(wait_ns, MOST_WAIT_NS) if wait_ns >= LEAST_WAIT_NS else 0
         self._to_think_of = episode
 
     def think(self) -> None:
@@ -268,6 +279,11 @@ class Followed(ABC):
     def silence_limit_s(self) -> float:
         usual = (self.ledger.typical_time_s() or 0.0) * self._straggling_scale()
         return max(self._settings.silence_iterations * usual, self._settings.silence_s)
+
+    @property
+    def events_wait_ns(self) -> int:
+        """For how long this job's events may wait, so that several are taken together."""
+        return self._events_wait_ns if self.state is not State.LEARN else 0
 
     def next_due_ns(self) -> int | None:
         return pacer.next_due_ns() if (pacer := self._pacer) is not None else None

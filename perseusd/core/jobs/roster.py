@@ -67,10 +67,6 @@ class Roster:
         """The member whose events time a stage: its lowest rank."""
         return self._leaders.get(stage)
 
-    def leads(self, member: Member) -> bool:
-        stage = member.hello.stage
-        return stage is not None and self.leader(stage) is member
-
     def gpus(self, stage: int) -> list[str]:
         """All GPUs of a stage, each once."""
         own = (m for m in self.members.values() if m.hello.stage == stage)

@@ -340,6 +340,15 @@ def test_latency_is_learned_all_the_same() -> None:
     assert pacer.latency_ns == pytest.approx(46 * MS, rel=0.02)
 
 
+@given(st.lists(st.sampled_from([None, 900, 1200]), max_size=12))
+def test_the_next_change_of_clock(clocks: list[int | None]) -> None:
+    [changes] = plan_of((clocks, [10.0] * len(clocks))).changes
+    for position, change in enumerate(changes):
+        after = range(position + 1, len(clocks))
+        differing = [p for p in after if clocks[p] != clocks[position]]
+        assert change == min(differing, default=len(clocks))
+
+
 def test_timelines_follow_the_curves() -> None:
     """Predicted starts and ends are those of the graph with each computation at its clock."""
     orders = one_f_one_b(2, 2)

@@ -35,18 +35,19 @@ def think(made: Any, ticks: int = ENOUGH) -> int:
     return ticks
 
 
+def iterate_without_ticks(made: Any, times: int = 1) -> None:
+    """Nothing is thought about but what an event, or the next iteration, brings with it."""
+    made.ticking = False
+    made.iterate(times)
+    made.ticking = True
+
+
 def test_an_iteration_in_hold_is_thought_about_over_many_ticks(node: NodeOf) -> None:
     """Its last event only begins that; until it is finished, a tick is due at once."""
     made = held(node, patient=True)
     think(made)
     records = made.job.ledger.count("hold")
-    ends: list[bool] = []
-
-    def last_of_all(_node: Any, rank: int, _c: Any, starts: bool) -> bool:
-        ends.append(starts)
-        return True
-
-    made.iterate(1, hook=last_of_all)
+    made.iterate()
     assert made.job.thinking
     assert think(made) > 5
     assert not made.job.thinking
@@ -80,11 +81,8 @@ def test_it_comes_to_the_same(node: NodeOf) -> None:
 def test_what_was_begun_is_finished_before_the_next_iteration(node: NodeOf) -> None:
     """Where ticks are too few, every iteration is learned from all the same, in its order."""
     made = held(node, patient=True)
-    tick = made.controller.tick
-    made.controller.tick = lambda now_ns: []
     count = made.job.ledger.count("hold")
-    made.iterate(6)
-    made.controller.tick = tick
+    iterate_without_ticks(made, 6)
     assert made.job.ledger.count("hold") >= count + 4
     assert made.state == "hold"
 
@@ -93,11 +91,9 @@ def test_letting_go_before_the_first_piece(node: NodeOf) -> None:
     """A rank ends in the same turn of the loop in which its last event was heard."""
     made = held(node, patient=True)
     think(made)
-    made.controller.tick = lambda now_ns: []
-    made.iterate()
+    iterate_without_ticks(made)
     assert made.job.thinking
     made.do(made.controller.client_lost("1", "has ended"))
-    del made.controller.tick
     think(made)
     made.iterate(2)
     made.join(1)
@@ -141,9 +137,7 @@ def test_the_guard_looks_before_the_ledger(node: NodeOf) -> None:
     """A breach has clocks up while what iterations used is still to be read from the counters."""
     made = held(node, patient=True)
     think(made)
-    made.controller.tick = lambda now_ns: []
-    made.iterate()
-    del made.controller.tick
+    iterate_without_ticks(made)
     guarded, looked = made.job._guarded, list[int]()
     ticks = 0
 
