@@ -2,7 +2,8 @@
 
 `python -m perseusd.daemon.planner_process FD`: problems come in on the inherited socket, results go
 out, and it ends when the daemon closes its side or dies. Importing the planner prepares its kernels
-(on a machine's first start they are compiled); `Prepared` says that this is done.
+(on a machine's first start they are compiled, and the process begins once more without the
+compiler's memory); `Prepared` says that this is done.
 """
 
 from __future__ import annotations
@@ -20,16 +21,23 @@ from perseusd.core.model import PlanResult
 from perseusd.daemon.planning import Planned, Prepared
 from perseusd.errors import PlanningError
 
+AGAIN = "again"
+"""A last argument: this process has compiled kernels before it began once more."""
+
 NICENESS = 10
 """Training and the loop come first."""
 
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon ends this process
+    again = sys.argv[-1] == AGAIN
     with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.nice(NICENESS)
+        os.nice(0 if again else NICENESS)
     from perseusd.core.planner import solve  # at low priority: it may compile
+    from perseusd.core.planner.compiled import compiled_anew
 
+    if compiled_anew() and not again:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], AGAIN])  # noqa: S606 - itself
     with Connection(int(sys.argv[1])) as connection:
         connection.send(Prepared())
         while True:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from perseusd.core.actions import RequestPlan
 from perseusd.core.model import Curve, Kind, PlanResult, Problem
 from perseusd.core.schedules import one_f_one_b, pipeline
 from perseusd.daemon import planning
+from perseusd.daemon.planner_process import AGAIN, NICENESS
 from perseusd.daemon.planning import Planned, Planner
 
 CLOCKS = (1005, 1110, 1215, 1320, 1410)
@@ -72,6 +74,25 @@ def test_a_plan_for_a_request(planner: Planner) -> None:
     assert (planned.job, planned.request) == ("job", 7)
     assert isinstance(planned.answer, PlanResult)
     assert [len(clocks) for clocks in planned.answer.plan.clocks] == [4, 4]
+
+
+def test_what_has_compiled_begins_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the compiler's memory, which it would keep for as long as the daemon runs."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    planner = Planner()
+    planner.start()
+    try:
+        prepared(planner)
+        command = Path(f"/proc/{pid(planner)}/cmdline").read_bytes().split(b"\0")
+        assert AGAIN.encode() in command
+        planner.request(request(1))
+        [planned] = answers(planner, 1)
+        assert isinstance(planned.answer, PlanResult)
+        assert os.getpriority(os.PRIO_PROCESS, pid(planner)) == min(os.nice(0) + NICENESS, 19)
+    finally:
+        planner.stop()
 
 
 def test_a_newer_request_of_a_job_replaces_a_waiting_one(planner: Planner) -> None:

@@ -8,11 +8,22 @@ the first import on a machine takes its time, and no plan ever waits for a compi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., object])
+
+_kept: list[Any] = []
+"""Kernels that are on disk."""
+
+
+def compiled_anew() -> bool:
+    """Whether this process has compiled kernels that the next one finds on disk.
+
+    Such a process keeps the compiler's memory, some 150 MB.
+    """
+    return any(kernel.stats.cache_misses for kernel in _kept)
 
 
 def compiled(signature: str, *, inner: bool = False) -> Callable[[Function], Function]:
@@ -39,4 +50,6 @@ def _jit(signature: str, function: Function, inner: bool, *, cache: bool) -> Fun
         no_cfunc_wrapper=True,
         no_cpython_wrapper=inner,
     )(function)
+    if cache:
+        _kept.append(made)
     return made
