@@ -181,7 +181,10 @@ class Controller:
         do. It is watched meanwhile as in baseline.
         """
         if why is None:
-            self.withheld.pop(name, None)
+            told = self.withheld.pop(name, "")
+            for job in self.jobs.values():
+                if name in self._names(job) and not self._why_withheld(job):
+                    job.taken_up(told)
             return []
         self.withheld[name] = why
         for job in self.jobs.values():

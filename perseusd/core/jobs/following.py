@@ -298,6 +298,11 @@ class Followed(ABC):
             # The present iteration, or the next one: it begins as clocks go up.
             episode.lowered_until = max(episode.pacer.begun, episode.whole + 1)
 
+    def taken_up(self, withheld: str) -> None:
+        """What its clocks were withheld for is over: no reason any more, while iterations pass."""
+        if self._why == withheld:
+            self._why = "measuring the baseline: its clocks were kept full until now"
+
     def relearn(self, why: str) -> None:
         """Full clocks now, and everything is measured and learned anew."""
         self._trouble(why)

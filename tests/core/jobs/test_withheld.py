@@ -28,7 +28,20 @@ def test_withheld_means_full_clocks_until_it_is_over(node: NodeOf, name: str) ->
     assert job.reason == "GPU-1 is stuck: for a test"
     assert code_of(job.reason) is WhyCode.GPU_STUCK
     made.do(made.controller.withhold(name, None))
+    assert code_of(job.reason) is WhyCode.MEASURING  # at once, not when an iteration ends
     made.until("hold")
+
+
+def test_what_is_still_withheld_is_still_told(node: NodeOf) -> None:
+    made = node()
+    made.join()
+    made.until("hold")
+    for name in ("GPU-0", "GPU-1"):
+        made.do(made.controller.withhold(name, "paused by an operator"))
+    made.do(made.controller.withhold("GPU-0", None))
+    assert code_of(made.job.reason) is WhyCode.PAUSED
+    made.do(made.controller.withhold("GPU-1", None))
+    assert code_of(made.job.reason) is WhyCode.MEASURING
 
 
 def test_a_gpu_of_no_job_withholds_nothing(node: NodeOf) -> None:
