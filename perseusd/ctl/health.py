@@ -59,10 +59,15 @@ def about_configuration(daemon: Mapping[str, Any]) -> Iterator[Finding]:
         yield note("configuration", safe(waiting), "`systemctl restart perseusd` when it suits")
 
 
+_RESUME = "`perseusctl resume` when clocks may be written again"
+
+
 def about_hands_off(daemon: Mapping[str, Any]) -> Iterator[Finding]:
     """What an operator has taken from it, and which GPUs it could not open."""
     if (paused := telling.pause(daemon)) is not None:
-        yield problem("driver", paused, "`perseusctl resume` when clocks may be written again")
+        resumed = daemon.get("driver") == "opening"
+        fix = "see `dmesg` and `nvidia-smi` if it stays so" if resumed else _RESUME
+        yield problem("driver", paused, fix)
     for words in telling.released(daemon):
         yield note("released", words, "resume it when it may be slowed again")
     for words in telling.missing_gpus(daemon):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from perseusd.daemon.actuator import Actuator
@@ -57,6 +57,11 @@ class Grip:
         self._work: threading.Thread | None = None
         self._found: GpuNode | PerseusError | None = None
         self._next_s = time.monotonic() + LOOK_S
+
+    @property
+    def missing(self) -> Mapping[int, str]:
+        """GPUs that could not be opened and are looked for, by index, and why."""
+        return self.node.unavailable if self.hold is Hold.HELD else {}
 
     def let_go(self) -> None:
         """Begin to; harmless where that has begun. Clocks are to be full or asked to be."""

@@ -88,7 +88,7 @@ class StatusView:
             "driver": self._grip.hold.value,
             "driver_trouble": self._grip.trouble,
             "missing_gpus": [
-                {"index": index, "why": why} for index, why in self._grip.node.unavailable.items()
+                {"index": index, "why": why} for index, why in self._grip.missing.items()
             ],
             "released": dict(self._custody.released),
             "emulated": any(gpu.info.emulated for gpu in self._sampler.gpus),

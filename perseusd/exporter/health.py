@@ -39,7 +39,10 @@ def _processes(status: Status) -> list[str]:
             "perseusd-clock is dead: no clock can be written, every job stays at full clock; see "
             "`systemctl status perseusd-clock`"
         )
-    if not held:
+    if daemon["driver"] == "opening":
+        trouble = daemon["driver_trouble"] or "that takes a moment"
+        wrong.append(f"the driver is being opened again after a pause: {trouble}")
+    elif not held:
         wrong.append(
             f"the driver is not held ({daemon['driver']}): an operator has paused the daemon; "
             "`perseusctl resume` ends it"

@@ -182,7 +182,8 @@ WORK: tuple[Metric, ...] = (
     ),
     histogram(
         "perseusd_decision_latency_seconds",
-        "From the loop's waking up to a clock write being asked for.",
+        "From the loop's waking up, which events may have awaited, to a clock write being asked "
+        "for.",
         one(lambda s: s["counters"]["decision_s"]),
     ),
     counter(

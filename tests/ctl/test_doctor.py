@@ -58,6 +58,7 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
     [
         (change("daemon", clock_process="dead"), "perseusd-clock is dead", "journalctl"),
         (change("daemon", clock_process="dead", driver="free"), "paused", "perseusctl resume"),
+        (change("daemon", clock_process="dead", driver="opening"), "being resumed", "dmesg"),
         (
             change("daemon", missing_gpus=[{"index": 3, "why": "GPU is lost"}]),
             "GPU 3 could not be opened: GPU is lost",

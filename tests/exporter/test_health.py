@@ -44,6 +44,14 @@ def test_a_pause_has_no_clock_process_to_miss(status, snapshot_of) -> None:
     assert "an operator has paused the daemon" in wrong
 
 
+def test_a_driver_that_does_not_open_after_a_pause_says_why(status, snapshot_of) -> None:
+    """An operator who has resumed is not told to."""
+    status["daemon"] |= {"driver": "opening", "driver_trouble": "driver not loaded"}
+    (wrong,) = ready(snapshot_of(status))
+    assert wrong.endswith("driver not loaded")
+    assert "perseusctl" not in wrong
+
+
 def test_every_gpu_that_cannot_be_read_is_named(status, snapshot_of) -> None:
     """With what the driver says, or that it says nothing; and a node without GPUs is not ready."""
     status["gpus"][0] |= {"state": "stuck"}

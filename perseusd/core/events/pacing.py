@@ -13,7 +13,8 @@ At a rank's iteration end the clock goes to full for whatever no span covers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -83,6 +84,19 @@ class PacedPlan:
     def changes(self) -> tuple[tuple[int, ...], ...]:
         """Per rank and position, the next position at another clock; past the last one, the end."""
         return tuple(_changes(own) for own in self.plan.clocks)
+
+    @cached_property
+    def shortest_lowered_s(self) -> float:
+        """Of the runs at one lowered clock that a raise ends; inf where there are none."""
+        return min(
+            (
+                line.end_s[end - 1] - line.start_s[begin]
+                for clocks, line in zip(self.plan.clocks, self.timelines, strict=True)
+                for begin, end in _runs(clocks)
+                if _is_raise(clocks[begin], clocks[end] if end < len(clocks) else None)
+            ),
+            default=math.inf,
+        )
 
     def at_full(self, ranks: Collection[int]) -> PacedPlan:
         """The same, but for some ranks that stay at full clock throughout."""
@@ -249,6 +263,15 @@ class Pacer:
             requests += self._ask(rank, due.clock_mhz)
         return requests
 
+    def patience_ns(self) -> float:
+        """How late a computation's start may be heard of, and a raise at its end still be in time.
+
+        inf where nothing is lowered.
+        """
+        lowered_s = (p.shortest_lowered_s for _, p in self._plans if p is not None)
+        lead_ns = 2 * self.latency_ns + SETTLE_NS + EARLY_NS  # another's write may go before
+        return max(0.0, min(lowered_s, default=math.inf) * 1e9 - lead_ns)
+
     def next_due_ns(self) -> int | None:
         if self._due is None:
             waiting = [pace.due.due_ns for pace in self._pace.values() if pace.due is not None]
@@ -326,12 +349,16 @@ class Pacer:
 
 def _changes(clocks: Sequence[int | None]) -> tuple[int, ...]:
     """Per position, the next one at another clock than its own; `len(clocks)` where none is."""
-    changes, change = [0] * len(clocks), len(clocks)
-    for position in reversed(range(len(clocks))):
-        if position + 1 < len(clocks) and clocks[position + 1] != clocks[position]:
-            change = position + 1
-        changes[position] = change
-    return tuple(changes)
+    return tuple(end for begin, end in _runs(clocks) for _ in range(begin, end))
+
+
+def _runs(clocks: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+    """Positions of one clock in a row: the first one's, and the one after the last."""
+    begin = 0
+    for end in range(1, len(clocks) + 1):
+        if end == len(clocks) or clocks[end] != clocks[begin]:
+            yield begin, end
+            begin = end
 
 
 def _is_raise(before_mhz: int | None, after_mhz: int | None) -> bool:

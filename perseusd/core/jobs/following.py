@@ -32,8 +32,9 @@ LOOK_NS = 20_000_000
 
 WAIT_SHARE = 0.004
 """Of an iteration, that its events may wait to be taken together. Clock writes are timed ahead, by
-when computations began, so they are not late for that; what no plan foresees, such as work between
-computations, runs at a lowered clock for so long, which slows it by a quarter at most."""
+when computations began, and what is due is not waited past; so only what nothing foresees (work
+between computations, one that begins much earlier than predicted) may run at a lowered clock for so
+long, which slows it by a quarter at most."""
 
 LEAST_WAIT_NS, MOST_WAIT_NS = 5_000_000, 25_000_000
 """Less saves nothing. More would not either, and operators' commands wait as long."""
@@ -203,8 +204,7 @@ class Followed(ABC):
             return
         episode.early.append(iteration)
         episode.whole = iteration.number
-        wait_ns = int(WAIT_SHARE * 1e9 * (self.ledger.typical_time_s() or 0.0))
-        self._events_wait_ns = min(wait_ns, MOST_WAIT_NS) if wait_ns >= LEAST_WAIT_NS else 0
+        self._events_wait_ns = int(WAIT_SHARE * 1e9 * (self.ledger.typical_time_s() or 0.0))
         self._to_think_of = episode
 
     def think(self) -> None:
@@ -283,7 +283,10 @@ class Followed(ABC):
     @property
     def events_wait_ns(self) -> int:
         """For how long this job's events may wait, so that several are taken together."""
-        return self._events_wait_ns if self.state is not State.LEARN else 0
+        if self.state is State.LEARN or (pacer := self._pacer) is None:
+            return 0
+        wait_ns = min(self._events_wait_ns, int(min(pacer.patience_ns(), MOST_WAIT_NS)))
+        return wait_ns if wait_ns >= LEAST_WAIT_NS else 0
 
     def next_due_ns(self) -> int | None:
         return pacer.next_due_ns() if (pacer := self._pacer) is not None else None

@@ -349,6 +349,31 @@ def test_the_next_change_of_clock(clocks: list[int | None]) -> None:
         assert change == min(differing, default=len(clocks))
 
 
+@pytest.mark.parametrize(
+    ("clocks", "shortest_ms"),
+    [
+        ([None, 900, None, None], 40),
+        ([None, 900, 900, 1200], 80),  # of two in a row; and the last one takes as long
+        ([None, 1200, 900, 900], 120),  # a lowering ends the first: that one may be late
+        ([None, None, None, None], float("inf")),
+    ],
+)
+def test_events_may_wait_as_long_as_a_raise_stays_in_time(
+    clocks: list[int | None], shortest_ms: float
+) -> None:
+    """The raise at the end of a lowered run is scheduled when that run's start is heard of."""
+    pacer = Pacer(1)
+    pacer.adopt(plan_of((clocks, [40.0, 40.0, 40.0, 80.0])), 0)
+    lead_ns = 2 * FIRST_LATENCY_NS + SETTLE_NS + EARLY_NS
+    assert pacer.patience_ns() == pytest.approx(shortest_ms * MS - lead_ns)
+
+
+def test_no_event_may_wait_where_a_lowered_run_is_short() -> None:
+    pacer = Pacer(1)
+    pacer.adopt(plan_of(([900, None], [10.0, 80.0])), 0)
+    assert pacer.patience_ns() == 0
+
+
 def test_timelines_follow_the_curves() -> None:
     """Predicted starts and ends are those of the graph with each computation at its clock."""
     orders = one_f_one_b(2, 2)
