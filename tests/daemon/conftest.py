@@ -212,6 +212,18 @@ class Rig:
         job = self.job_status()
         return [] if job is None else [entry["state"] for entry in job["states"]]
 
+    def lowered(self, clocks: int = 2) -> int:
+        """Wait until it is held with so many clocks lowered; how many states it was in by then.
+
+        A job that has just been let go has clocks lowered too, until they are put back.
+        """
+
+        def known() -> int:
+            states = self.states()
+            return len(states) if states[-1:] == ["hold"] and len(self.locked()) >= clocks else 0
+
+        return int(until(known))
+
     def held_again(self, known: int) -> list[str]:
         """Wait until the job has left hold and is held again; its states after the known first.
 
