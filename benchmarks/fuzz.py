@@ -23,7 +23,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -103,7 +103,14 @@ def main() -> int:
             if not told.json:
                 _show(outcomes[-1])
     if told.json:
-        print(json.dumps({"schema_version": 1, "targets": [asdict(o) for o in outcomes]}))
+        print(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "targets": [vars(o) | {"accepted": dict(o.accepted)} for o in outcomes],
+                }
+            )
+        )
     return int(not all(outcome.clean for outcome in outcomes))
 
 
