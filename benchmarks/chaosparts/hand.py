@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class Hand:
         self.clock: int | None = None  # the last clock process known
         self.planner: int | None = None
         self.killed: set[int] = set()
-        self.stopped: set[int] = set()
+        self.stopped = Counter[int]()  # how many faults have stopped it, and are not over
         self.daemon_to_die = False
         self.starting_since_s: float | None = None  # wanted, while the last one still ends
         self.moved_s = time.monotonic()  # when training last moved, or was not meant to
@@ -81,19 +82,22 @@ class Hand:
     def kill(self, pid: int | None, number: signal.Signals = signal.SIGKILL) -> bool:
         if pid is not None:
             self.killed.add(pid)
-            self.stopped.discard(pid)
+            self.stopped.pop(pid, None)
         return send(pid, number)
 
     def stop(self, pid: int | None) -> End:
-        """SIGSTOP, until the end."""
+        """SIGSTOP, until the end of the last fault that stopped it."""
         if not lives(pid) or pid is None:
             return nothing
         send(pid, signal.SIGSTOP)
-        self.stopped.add(pid)
+        self.stopped[pid] += 1
 
         def go_on() -> None:
-            self.stopped.discard(pid)
-            send(pid, signal.SIGCONT)
+            if self.stopped[pid] > 1:
+                self.stopped[pid] -= 1
+            else:
+                self.stopped.pop(pid, None)
+                send(pid, signal.SIGCONT)
 
         return go_on
 
@@ -272,7 +276,7 @@ class Hand:
     def _watch_training(self, now_s: float) -> None:
         done = self.rig.iterations()
         paused = not all(lives(pid) for pid in self.rig.ranks) or not self.rig.ranks
-        paused = paused or not self.stopped.isdisjoint(self.rig.ranks)
+        paused = paused or not self.stopped.keys().isdisjoint(self.rig.ranks)
         if paused or done != self._iterations:
             self.moved_s, self._iterations = now_s, done
 
