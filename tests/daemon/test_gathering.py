@@ -46,6 +46,6 @@ def test_what_is_due_is_not_slept_past(
         intake=SimpleNamespace(backlog=backlog),
         waiting=SimpleNamespace(wait=waited.append),
     )
-    Service._wait(loop)  # type: ignore[arg-type]
+    Service._wait(loop)  # type: ignore[arg-type] # of a service, all that this looks at
     assert slept == ([] if slept_s is None else [pytest.approx(slept_s)])
     assert waited == [pytest.approx(then_s, abs=1e-9)]

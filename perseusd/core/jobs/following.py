@@ -283,7 +283,9 @@ class Followed(ABC):
     @property
     def events_wait_ns(self) -> int:
         """For how long this job's events may wait, so that several are taken together."""
-        if self.state is State.LEARN or (pacer := self._pacer) is None:
+        if self._events_wait_ns < LEAST_WAIT_NS or self.state is State.LEARN:
+            return 0
+        if (pacer := self._pacer) is None:
             return 0
         wait_ns = min(self._events_wait_ns, int(min(pacer.patience_ns(), MOST_WAIT_NS)))
         return wait_ns if wait_ns >= LEAST_WAIT_NS else 0
