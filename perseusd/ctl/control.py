@@ -30,6 +30,11 @@ def command(config: Config, request: Mapping[str, object]) -> dict[str, Any]:
     raise refusal(answer)
 
 
+def changed_by(answer: Mapping[str, Any]) -> bool:
+    """Whether what was ordered was not so already; a daemon that does not say has done it."""
+    return answer.get("changed") is not False
+
+
 def refusal(answer: Mapping[str, Any]) -> PerseusError:
     """What an answer that is not `ok` says, as an error of whoever has to do something about it."""
     kind = _REFUSALS.get(str(answer.get("code")), PerseusError)

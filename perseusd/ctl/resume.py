@@ -1,14 +1,19 @@
-"""`perseusctl resume`: take up the driver after a pause, or let one job or GPU be slowed again."""
+"""`perseusctl resume`: take up the driver after a pause, or let one job or GPU be slowed again.
+
+Where there is nothing to resume, what was wanted is so already: it says that, and exits with 0.
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from perseusd.config import Config
+from perseusd.ctl import telling
 from perseusd.ctl.arguments import add_json
-from perseusd.ctl.control import command
+from perseusd.ctl.control import changed_by, command
 from perseusd.ctl.output import print_json, safe
 from perseusd.ctl.pause import add_timeout, check_timeout, wait_for
+from perseusd.ctl.status import fetch
 from perseusd.exits import DONE
 
 
@@ -26,17 +31,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace, config: Config) -> int:
     check_timeout(arguments.timeout)
     if arguments.name is not None:
-        answer = command(config, {"command": "resume", "name": arguments.name})
-        name = safe(answer.get("name"))
-        if arguments.json:
-            print_json({"name": name})
-        else:
-            print(f"{name}: its clock is perseusd's again, and full until there is a plan")
-        return DONE
-    command(config, {"command": "resume"})
+        _resume_one(arguments, config)
+    else:
+        _end_pause(arguments, config)
+    return DONE
+
+
+def _resume_one(arguments: argparse.Namespace, config: Config) -> None:
+    answer = command(config, {"command": "resume", "name": arguments.name})
+    name, changed = safe(answer.get("name")), changed_by(answer)
+    paused = telling.pause(answer)
+    if arguments.json:
+        print_json({"name": name, "changed": changed})
+    elif not changed:
+        print(
+            f"nothing to resume: {name} was not released, and no other tool's clock is known there"
+        )
+    elif paused:
+        print(f"{name}: released no longer")
+    else:
+        print(f"{name}: its clock is perseusd's again, and full until there is a plan")
+    if paused and not arguments.json:
+        print(f"but perseusd is {paused}")
+
+
+def _end_pause(arguments: argparse.Namespace, config: Config) -> None:
+    answer = command(config, {"command": "resume"})
+    idle = answer.get("driver") == "held" and not changed_by(answer)
     wait_for(config, "held", arguments.timeout)
     if arguments.json:
-        print_json({"driver": "held"})
-    else:
+        print_json({"driver": "held", "changed": changed_by(answer)})
+    elif not idle:
         print("resumed: the driver is held again, and jobs are planned")
-    return DONE
+    else:
+        print("nothing to resume: perseusd was not paused")
+        for words in telling.released(fetch(config)["daemon"]):
+            print(words)

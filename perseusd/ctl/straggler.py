@@ -15,7 +15,7 @@ from typing import Any
 from perseusd.config import Config
 from perseusd.ctl import telling
 from perseusd.ctl.arguments import add_json, add_runtime_dir
-from perseusd.ctl.control import command
+from perseusd.ctl.control import changed_by, command
 from perseusd.ctl.output import print_json, safe
 from perseusd.ctl.status import Status, fetch
 from perseusd.errors import UsageError
@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace, config: Config) -> int:
     if arguments.json:
         print_json(answer)
     else:
-        print(f"{safe(arguments.job)}: {_said(arguments)}")
+        print(f"{safe(arguments.job)}: {_said(arguments, changed=changed_by(answer))}")
     return DONE
 
 
@@ -89,9 +89,11 @@ def _notice(in_s: float) -> float:
     return in_s
 
 
-def _said(arguments: argparse.Namespace) -> str:
+def _said(arguments: argparse.Namespace, *, changed: bool) -> str:
+    if arguments.action == "end" and not changed:
+        return "nothing to end: no straggler is announced (one that is seen ends by itself)"
     if arguments.action == "end":
-        return "straggler ended; the deadline goes back to the job's own"
+        return "announced straggler ended; the deadline no longer follows it"
     begins = f", beginning in {telling.duration(arguments.in_s)}" if arguments.in_s else ""
     return f"straggler announced at {arguments.factor:g} times the normal iteration time{begins}"
 

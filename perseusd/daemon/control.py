@@ -72,24 +72,33 @@ class Control:
                 f"{LONGEST_NOTICE_S:g}",
             )
         starts_ns = time.monotonic_ns() + int(in_s * 1e9) if in_s else None
-        return self._straggler(request, float(factor), starts_ns)
+        name = self._named(request)
+        if name is None:
+            return self._unknown(request)
+        self._act(self._controller.announce_straggler(name, float(factor), starts_ns))
+        return {"ok": True}
 
     def _end(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return self._straggler(request, None, None)
+        """`changed`: whether one was announced."""
+        name = self._named(request)
+        if name is None:
+            return self._unknown(request)
+        said = self._controller.jobs[name].reaction.announced.said
+        self._act(self._controller.announce_straggler(name, None))
+        return {"ok": True, "changed": said}
 
-    def _straggler(
-        self, request: Mapping[str, Any], factor: float | None, starts_ns: int | None
-    ) -> dict[str, Any]:
+    def _named(self, request: Mapping[str, Any]) -> str | None:
         """`job` is its id as in status; the part after the user's name will do if it is unique."""
         asked = str(request.get("job"))
         jobs = self._controller.jobs
         short = [name for name in jobs if asked == name.split(":", 1)[-1]]
         named = [asked] if asked in jobs else short  # whatever others call their jobs
-        if len(named) != 1:
-            running = ", ".join(sorted(jobs)) or "none"
-            return _refused("unknown_job", f"no job {asked!r} here: running are {running}")
-        self._act(self._controller.announce_straggler(named[0], factor, starts_ns))
-        return {"ok": True}
+        return named[0] if len(named) == 1 else None
+
+    def _unknown(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        running = ", ".join(sorted(self._controller.jobs)) or "none"
+        error = f"no job {str(request.get('job'))!r} here: running are {running}"
+        return _refused("unknown_job", error)
 
 
 def _refused(code: str, error: str) -> dict[str, Any]:

@@ -95,10 +95,15 @@ class Custody:
         self._released[name] = f"{name} was released by an operator: `perseusctl resume {name}`"
         self._reclaim(name)
 
-    def resume(self, name: str) -> None:
-        """No longer, and a clock that another tool has set there is put to full, too."""
+    def resume(self, name: str) -> bool:
+        """No longer, and a clock that another tool has set there is put to full, too.
+
+        Whether there was either.
+        """
+        kept = name in self._released or name in self._foreign
         self._released.pop(name, None)
         self._reclaim(name)
+        return kept
 
     def state_of(self, uuid: str) -> str:
         """Of a GPU, as status shows it."""

@@ -73,10 +73,11 @@ class Grip:
             ownership.stop()
 
     def take_up(self) -> bool:
-        """Begin to open the driver again; False while it is still being let go of."""
-        if self.hold is Hold.FREE:
-            self.hold, self._next_s = Hold.OPENING, 0.0
-        return self.hold is not Hold.LETTING_GO
+        """Begin to open the driver again; False where it is not free to be opened."""
+        if self.hold is not Hold.FREE:
+            return False
+        self.hold, self._next_s = Hold.OPENING, 0.0
+        return True
 
     def look(self, now_s: float) -> None:
         """The next step; to be called several times a second."""

@@ -9,7 +9,7 @@ from typing import Any
 from perseusd.core.actions import Action
 from perseusd.core.controller import Controller
 from perseusd.daemon.custody import Custody
-from perseusd.daemon.grip import Grip
+from perseusd.daemon.grip import Grip, Hold
 
 Act = Callable[[list[Action]], None]
 Answer = dict[str, Any]
@@ -34,18 +34,21 @@ class Orders:
         return {"ok": True, "driver": self._grip.hold.value}
 
     def _resume(self, request: Mapping[str, Any]) -> Answer:
+        """`changed`: whether there was anything to resume."""
         if (asked := request.get("name")) is not None:
             name = self._named(str(asked), self._custody.released)
             if name is None:
                 return self._unknown(str(asked))
-            self._custody.resume(name)
+            changed = self._custody.resume(name)
             self._act(self._custody.look(time.monotonic()))
-            return {"ok": True, "name": name}
-        if not self._grip.take_up():
+            driver = self._grip.hold.value
+            return {"ok": True, "name": name, "changed": changed, "driver": driver}
+        changed = self._grip.take_up()
+        if self._grip.hold is Hold.LETTING_GO:
             trouble = self._grip.trouble or "it has just begun"
             error = f"the driver is still being let go of: {trouble}; try again"
             return {"ok": False, "code": "busy", "error": error}
-        return {"ok": True, "driver": self._grip.hold.value}
+        return {"ok": True, "driver": self._grip.hold.value, "changed": changed}
 
     def _release(self, request: Mapping[str, Any]) -> Answer:
         asked = str(request.get("name"))

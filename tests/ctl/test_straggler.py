@@ -20,7 +20,16 @@ def test_announce_and_end(stand_in, capsys) -> None:
     ]
     shown = capsys.readouterr().out
     assert "1.2 times" in shown
-    assert "ended" in shown
+    assert "announced straggler ended" in shown
+
+
+def test_an_end_of_what_was_not_announced(stand_in, capsys) -> None:
+    """It is so already, which is no error, and nothing is said to have ended."""
+    stand_in.answers({"ok": True, "changed": False})
+    assert main(["straggler", "end", "--job", "a"]) == 0
+    assert "a: nothing to end: no straggler is announced" in capsys.readouterr().out
+    assert main(["straggler", "end", "--job", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"] is False
 
 
 def test_announced_beforehand(stand_in, capsys) -> None:

@@ -103,7 +103,7 @@ def test_a_foreign_writer(held, helpers) -> None:
     theirs.lock_clock(1005)
     helpers.until(lambda: gpu(held, 1)["state"] == "foreign")
     assert held.log.read_text().count("kept at full clock: another tool has set the clock") == 1
-    assert ctl(held, "resume", uuid)[0] == 0
+    assert ctl(held, "resume", uuid)[1]["changed"] is True  # never released, and yet
     helpers.until(lambda: theirs.locked_mhz() is None)
     theirs.lock_clock(1005)
     helpers.until(lambda: gpu(held, 1)["state"] == "foreign")
@@ -131,7 +131,7 @@ def test_one_job_and_one_gpu_are_released(held, helpers) -> None:
         assert code == 0
         helpers.until(lambda: kept_at_full(held, "released") and not held.locked())
         assert answer["name"] in held.status()["daemon"]["released"]
-        assert ctl(held, "resume", name)[0] == 0
+        assert [ctl(held, "resume", name)[1]["changed"] for _ in range(2)] == [True, False]
         assert held.status()["daemon"]["released"] == {}
     code, answer = ctl(held, "release", "nobody")
     assert code == 2
@@ -173,7 +173,9 @@ def test_pause_lets_go_of_the_driver(held, helpers) -> None:
     assert [g.clock_writes() for g in held.node.gpus] == calls
     assert ctl(held, "verify")[0] == 0
     assert ctl(held, "pause")[0] == 0  # again is no error
-    assert ctl(held, "resume") == (0, {"schema_version": 1, "driver": "held"})
+    for changed in (True, False):
+        told = {"schema_version": 1, "driver": "held", "changed": changed}
+        assert ctl(held, "resume") == (0, told)
     helpers.until(lambda: held.state() == "hold", poll_s=0.05)
 
 

@@ -58,6 +58,11 @@ class AnnouncedStraggler:
     _level: int = 0
 
     @property
+    def said(self) -> bool:
+        """Whether somebody's word of a straggler, now or to come, still stands."""
+        return self.factor is not None or self._coming is not None
+
+    @property
     def in_force(self) -> bool:
         return self.factor is not None and not self.looking
 
