@@ -128,7 +128,7 @@ class Pipeline:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--every", type=int, default=10, help="iterations between two losses")
     arguments = parser.parse_args()

@@ -34,7 +34,9 @@ WIDTH = 512
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a small network, data-parallel, on CPU.")
+    parser = argparse.ArgumentParser(
+        description="Train a small network, data-parallel, on CPU.", allow_abbrev=False
+    )
     parser.add_argument("--iterations", type=int, default=100)
     return parser.parse_args()
 

@@ -71,6 +71,8 @@ def main(iterations):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="A pipeline that perseusd watches.")
+    parser = argparse.ArgumentParser(
+        description="A pipeline that perseusd watches.", allow_abbrev=False
+    )
     parser.add_argument("--iterations", type=int, default=20)
     main(parser.parse_args().iterations)

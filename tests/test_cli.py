@@ -79,6 +79,21 @@ def test_wrong_usage_exits_2(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "meant"),
+    [(["run", "--obs"], "--observe"), (["demo", "--work", "gpt3-175b"], "--workload")],
+)
+def test_options_are_written_out(
+    words: list[str], meant: str, started: list[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The beginning of one is refused with its whole name, and nothing is started."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+    assert started == []
+
+
+@pytest.mark.parametrize(
     "words", [["demo", "--json", "--nope"], ["demo", "--seed", "x", "--json"], ["rnu", "--json"]]
 )
 def test_wrong_usage_with_json_is_one_object(

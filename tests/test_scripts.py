@@ -133,3 +133,9 @@ def test_uninstall_of_an_image_has_nothing_to_stop() -> None:
     assert done.returncode == 0, done.stderr
     assert "perseusd is removed" in done.stdout
     assert ".service" not in done.stdout
+
+
+def test_the_writer_of_options_writes_only_when_told_so() -> None:
+    """What is not --check is refused: it would write instead of checking."""
+    done = run(SCRIPTS / "configuration", "--chec", PATH=f"{Path(sys.executable).parent}:/usr/bin")
+    assert (done.returncode, done.stderr) == (2, "usage: scripts/configuration [--check]\n")

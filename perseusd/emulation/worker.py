@@ -196,7 +196,7 @@ class Worker:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="perseusd.emulation.worker")
+    parser = argparse.ArgumentParser(prog="perseusd.emulation.worker", allow_abbrev=False)
     for name in ("control", "upstream", "downstream"):
         parser.add_argument(f"--{name}", type=int, help="descriptor of an inherited socket")
     given = parser.parse_args(arguments)

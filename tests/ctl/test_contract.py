@@ -144,6 +144,41 @@ def test_a_wrong_command_line(path: tuple[str, ...], capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_options_are_written_out(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A beginning of one is none, and the message names those that begin so."""
+    with pytest.raises(SystemExit) as ended:
+        main([*path, *CASES[path].words, "--jso"])
+    assert ended.value.code == USAGE
+    assert "--jso is no option; did you mean --json?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--runtime /x status", "--runtime is no option; did you mean --runtime-dir?"),
+        ("straggler announce --fac=1.2", "--fac is no option; did you mean --factor?"),
+        ("plan --deadlin 2", "did you mean --deadline or --deadline-ratio?"),
+        ("status --watsh", "did you mean --watch?"),
+        ("--runtime-dir /x status --watsh", "did you mean --watch?"),
+    ],
+)
+def test_what_was_meant(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where something else is wrong because of it: a command or a value that is missing."""
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_a_command_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """What its options are is not known."""
+    assert ended(("--runtime-dir", "/x", "statsu"), capsys) == USAGE
+    with pytest.raises(SystemExit):
+        main(["--runtime-dir", "/x", "statsu", "--json"])
+    assert "is no option" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
 def test_a_wrong_environment(
     path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,3 +151,11 @@ def test_an_address_in_use_is_a_configuration_error(serve, status, tmp_path, cap
     assert "is another exporter running?" in said
     assert main(["--listen", "192.0.2.1:1", "--runtime-dir", str(tmp_path)]) == 78
     assert "another exporter" not in capsys.readouterr().err, "an address that is not this host's"
+
+
+def test_options_are_written_out(capsys) -> None:
+    """The beginning of one is refused with its whole name."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--log", "error"])
+    assert ended.value.code == 2
+    assert "did you mean --log-level?" in capsys.readouterr().err
