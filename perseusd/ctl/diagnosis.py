@@ -55,8 +55,8 @@ _FIXES: Final[Mapping[str, str]] = {
         "stage_start, and what they have logged there"
     ),
     WhyCode.NOT_UNDERSTOOD_YET: (
-        "nothing, for some iterations; if it stays, every iteration must run the same computations "
-        "in the same order: report what does not recur as `other`, or not at all"
+        "nothing, for some iterations: every one must run the same computations in the same order, "
+        "and where ten in a row do not, what differs first is told here"
     ),
     WhyCode.MEASURING: "nothing: it takes a few iterations",
     WhyCode.GPU_UNKNOWN: "set PERSEUS_GPUS, or pass gpus= to perseus_hooks.configure",
@@ -97,8 +97,9 @@ _FIXES: Final[Mapping[str, str]] = {
     WhyCode.NO_PLAN: _READ_THE_LOG,
     WhyCode.NOTHING_WAITS: "nothing: slowing any part of this job would slow all of it",
     WhyCode.ORDER: (
-        "every iteration must run the same computations in the same order; report what does not "
-        "recur as `other`, or not at all"
+        "every iteration must run the same computations in the same order, one after another, and "
+        "iteration=, where it is told, count by one; report what does not recur as `other`, or not "
+        "at all"
     ),
 }
 
@@ -298,7 +299,8 @@ def _state(subject: str, job: Mapping[str, Any], *, observing: bool) -> Finding:
     if not why:
         return ok(subject, state)
     fix = fix_for(why, code)
-    if observing or fix.startswith(_NOTHING):
+    unclear = code == WhyCode.ORDER  # keeps from observing, too
+    if (observing and not unclear) or fix.startswith(_NOTHING):
         patience = observing and (code in _PROGRESS or code == WhyCode.OBSERVING)
         return note(subject, f"{state}: {why}", None if patience else fix)
     return problem(subject, f"{state}: {why}", fix)

@@ -30,6 +30,10 @@ def change(path: str, **values: object) -> Change:
     return apply
 
 
+def both(*changes: Change) -> Change:
+    return lambda status: [apply(status) for apply in changes]
+
+
 def straggler(**values: object) -> dict[str, object]:
     found = {"replica": 0, "stage": 2, "rank": 2, "factor": 1.5, "since_iteration": 12}
     return found | {"until_iteration": None, "transient": False, "cause": "compute"} | values
@@ -87,6 +91,19 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
             change("jobs", state="release", why="rank 1: forward 2 came at position 5 of …"),
             "came at position 5",
             "same order",
+        ),
+        (
+            change("jobs", state="baseline", why="rank 3: its order does not recur: iteration …"),
+            "rank 3: its order does not recur",
+            "same order",
+        ),
+        (
+            both(
+                change("daemon", mode="observe"),
+                change("jobs", state="baseline", why="rank 3: its order cannot be followed: …"),
+            ),
+            "rank 3: its order cannot be followed",
+            "count by one",
         ),
         (change("jobs", state="release", why="rank 1 has ended"), "has ended", "start that rank"),
         (change("jobs", state="release", why="rank 0 fell silent"), "silent", "still trains"),

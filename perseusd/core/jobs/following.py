@@ -16,6 +16,7 @@ from perseusd.core.events.clocklog import ClockLog
 from perseusd.core.events.iterations import Assembly
 from perseusd.core.events.pacing import FIRST_LATENCY_NS, PacedPlan, Pacer, Request
 from perseusd.core.events.tracking import Completed, Disorder, Ended, Progress, Started
+from perseusd.core.jobs.recurrence import Recurrence
 from perseusd.core.jobs.roster import Member, Roster
 from perseusd.core.jobs.states import CLOCKS_MAY_BE_LOWERED, Signal, State, next_state
 from perseusd.core.jobs.understanding import Episode
@@ -135,6 +136,7 @@ class Followed(ABC):
         stage = member.hello.stage
         if stage is None or self.roster.leader(stage) is not member:
             return
+        unknown = member.track.order is None
         progress = member.track.lost_events() if lost else []
         if isinstance(event, StageStart):
             progress += self._foreign(stage, event) or member.track.start(event)
@@ -142,8 +144,20 @@ class Followed(ABC):
                 self._ask(pacer.uncovered(stage))
         else:
             progress += member.track.end(event)
+        if unknown:
+            self._compare(member, event, progress, lost=lost)
         for step in progress:
             self._progress(stage, member, step)
+
+    @staticmethod
+    def _compare(
+        member: Member, event: StageStart | StageEnd, progress: list[Progress], *, lost: bool
+    ) -> None:
+        """What its iterations are like, until they are understood."""
+        if member.track.order is None:
+            member.recurrence.heard(event, progress, lost=lost)
+        else:
+            member.recurrence = Recurrence()
 
     @staticmethod
     def _foreign(stage: int, event: StageStart) -> list[Progress]:

@@ -355,10 +355,14 @@ class Job(Adjusting):
     @property
     def reason(self) -> str:
         """In words, why this job is not being slowed; empty when it is."""
-        obstacle = self.roster.obstacle()
-        if self.state in CLOCKS_MAY_BE_LOWERED or obstacle is None:
+        if self.state in CLOCKS_MAY_BE_LOWERED:
             return self._why
-        return f"{self._why}; {obstacle}" if self.state is State.RELEASE else obstacle
+        if (obstacle := self.roster.obstacle()) is not None:
+            return f"{self._why}; {obstacle}" if self.state is State.RELEASE else obstacle
+        if not self.withheld and (found := self.roster.not_recurring()) is not None:
+            rank, trouble = found
+            return f"rank {rank}: {trouble}"
+        return self._why
 
     # --- letting go -----------------------------------------------------------------------------
 

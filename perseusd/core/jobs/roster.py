@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from perseus_hooks.events import Hello
 
 from perseusd.core.events.tracking import RankTrack
+from perseusd.core.jobs.recurrence import Recurrence
 
 NAMED_STAGES = 16
 """Missing stages that a reason names; more make it no clearer."""
@@ -25,6 +26,8 @@ class Member:
     gpus: tuple[str, ...]
     process: int = 0
     track: RankTrack = field(default_factory=RankTrack)
+    recurrence: Recurrence = field(default_factory=Recurrence)
+    """Of its iterations, while the track does not know their order."""
     sequence: int = 0
     heard_ns: int = 0
 
@@ -102,6 +105,13 @@ class Roster:
         """The lowest rank that told how many stages there are, and not which is its own."""
         ranks = [m.hello.rank for m in self.members.values() if m.hello.stage is None]
         return min(ranks, default=None) if self.stages is not None else None
+
+    def not_recurring(self) -> tuple[int, str] | None:
+        """The first rank whose order will not be understood as its iterations are, and why."""
+        for member in self._leaders.values():
+            if (trouble := member.recurrence.trouble) is not None:
+                return member.hello.rank, trouble
+        return None
 
     def shared_gpu(self) -> tuple[str, int, int] | None:
         """A GPU that two stages name, with the two: it cannot have a clock for each."""
