@@ -96,6 +96,13 @@ _FIXES: Final[Mapping[str, str]] = {
     WhyCode.RANK_JOINED: "nothing: with that rank, it is measured anew",
     WhyCode.NO_PLAN: _READ_THE_LOG,
     WhyCode.NOTHING_WAITS: "nothing: slowing any part of this job would slow all of it",
+    WhyCode.LITTLE_SLACK: (
+        "nothing, if its computations are meant to be this short; a larger [limits] "
+        "learning_slowdown allows more, from the job's next start on"
+    ),
+    WhyCode.NOTHING_TRIED: (
+        "raise [learning] max_iterations and `systemctl reload perseusd`: it goes on learning"
+    ),
     WhyCode.ORDER: (
         "every iteration must run the same computations in the same order, one after another, and "
         "iteration=, where it is told, count by one; report what does not recur as `other`, or not "

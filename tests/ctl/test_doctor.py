@@ -105,6 +105,16 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
             "rank 3: its order cannot be followed",
             "count by one",
         ),
+        (
+            change(
+                "jobs",
+                state="learn",
+                why="no plan could be made: learning ended after 2 …",
+                why_code="nothing_tried",
+            ),
+            "learning ended after 2",
+            "max_iterations",
+        ),
         (change("jobs", state="release", why="rank 1 has ended"), "has ended", "start that rank"),
         (change("jobs", state="release", why="rank 0 fell silent"), "silent", "still trains"),
         (change("jobs", state="release", why="something else"), "something else", "journalctl"),
@@ -177,6 +187,10 @@ def test_a_problem_is_named_with_its_fix(
                 "nothing to wait for: it is measured, and stays at full clock",
             ),
             "has nothing to wait for",
+        ),
+        (
+            change("jobs", state="learn", why="no lower clock …", why_code="little_slack"),
+            "no lower clock …",
         ),
         (change("gpus", mig=True), "MIG is on"),
         (change("gpus", reasons=["sw_thermal"]), "is slowed by sw_thermal"),

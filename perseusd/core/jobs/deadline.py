@@ -9,6 +9,7 @@ from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.core.model import Curve, Problem
 from perseusd.core.savings.ledger import Ledger
 from perseusd.core.settings import Settings
+from perseusd.core.trials.windows import SHORTEST_S
 from perseusd.errors import PlanningError
 
 PESSIMISM = 5.0
@@ -18,6 +19,10 @@ stretching what they take longer by y / 20 %."""
 
 FEWEST_WRITES = 2
 """Per GPU and iteration: one lower run and back. Fewer is full clock throughout."""
+
+NO_SLACK = 0.005
+"""Of an iteration: what may take less than this longer is on the critical path, as far as noise
+lets anybody tell."""
 
 URGENT_SHARE = 0.4
 """Of the usual planning time where a straggler is waited for already: better a good plan now than
@@ -45,15 +50,7 @@ def deadline_problem(
         raise PlanningError("no iteration was measured at full clock yet")
     curves, blocking = known.knowledge.curves(known.graph.kinds)
     if all(len(curve.clock_mhz) < 2 for curve in curves.values()):
-        if known.pipeline.ranks < 2:
-            raise PlanningError(
-                "a job of one stage has nothing to wait for: it is measured, and stays at full "
-                "clock (unless it has a slowdown budget of its own)"
-            )
-        raise PlanningError(
-            "no lower clock could be tried without slowing training: nothing in this job waits "
-            "for anything else"
-        )
+        raise PlanningError(_why_untried(known))
     curves = {
         kind: curve if len(curve.clock_mhz) > 1 else _untried(curve, known.gpus[kind.rank])
         for kind, curve in curves.items()
@@ -72,6 +69,33 @@ def deadline_problem(
         noise=known.knowledge.noise(),
         max_writes=max_writes,
         time_budget_s=time_budget_s,
+    )
+
+
+def _why_untried(known: Understanding) -> str:
+    """Why no computation was seen at a lower clock."""
+    explorer = known.explorer
+    if explorer.windows:
+        ended = "one iteration" if explorer.iterations == 1 else f"{explorer.iterations} iterations"
+        return (
+            f"learning ended after {ended} before anything was learned of a lower clock: no "
+            "computation was seen to run at one"
+        )
+    if known.pipeline.ranks < 2:
+        return (
+            "a job of one stage has nothing to wait for: it is measured, and stays at full clock "
+            "(unless it has a slowdown budget of its own)"
+        )
+    if not explorer.has_lower_clocks:
+        return "no lower clock may be tried: [limits] min_clock_fraction leaves its GPUs none"
+    if explorer.slack_share(known.knowledge.time_model()) < NO_SLACK:
+        return (
+            "no lower clock could be tried without slowing training: there is no slack in this "
+            "job, every computation is on its critical path"
+        )
+    return (
+        "no lower clock could be tried within [limits] learning_slowdown: nowhere in this job is "
+        f"there slack enough for a trial, which takes at least {SHORTEST_S * 1e3:g} ms"
     )
 
 

@@ -34,6 +34,11 @@ class WhyCode(StrEnum):
     RANK_JOINED = "rank_joined"
     NO_PLAN = "no_plan"
     NOTHING_WAITS = "nothing_waits"
+    """There is no slack in it."""
+    LITTLE_SLACK = "little_slack"
+    """There is some, and nowhere enough to try a lower clock."""
+    NOTHING_TRIED = "nothing_tried"
+    """Learning ended before a lower clock was in force."""
     GPU_NOT_SEEN = "gpu_not_seen"
     """A rank's process was not seen on the GPU that it names."""
     GPU_USED_BY_OTHERS = "gpu_used_by_others"
@@ -90,7 +95,9 @@ PARTS: tuple[tuple[str, WhyCode], ...] = (
     ("came back on another connection", WhyCode.RANK_GONE),
     ("joined", WhyCode.RANK_JOINED),
     ("has nothing to wait for", WhyCode.NOTHING_WAITS),
-    ("nothing in this job waits", WhyCode.NOTHING_WAITS),
+    ("there is no slack", WhyCode.NOTHING_WAITS),
+    ("slack enough for a trial", WhyCode.LITTLE_SLACK),
+    ("before anything was learned", WhyCode.NOTHING_TRIED),
     ("no plan could be made", WhyCode.NO_PLAN),
     ("came at position", WhyCode.ORDER),
     ("order", WhyCode.ORDER),

@@ -61,7 +61,8 @@ Array = NDArray[np.float64]
 class Explorer:
     """Chooses trials for one job until its curves are known.
 
-    slowdown: mean relative slowdown of an iteration that trials may cause.
+    slowdown: mean relative slowdown of an iteration that trials may cause. windows: so many were
+    in the trials that were planned, whatever was seen of them.
     """
 
     pipeline: Pipeline
@@ -70,6 +71,7 @@ class Explorer:
     slowdown: float
     min_clock_fraction: float
     iterations: int = 0
+    windows: int = 0
     _open: dict[str, int] = field(default_factory=dict)
     _unspent: float = 0.0
     _ready: tuple[tuple[int, int], Points] | None = None
@@ -123,6 +125,7 @@ class Explorer:
             if found is None:
                 break
             left -= found.cost
+            self.windows += 1
             window = found.window
             for position in range(window.start, window.stop):
                 clocks[position] = window.clock_mhz
@@ -168,6 +171,20 @@ class Explorer:
         by_kind = np.array([model.top_s[kind] for kind in self.graph.kinds])
         durations: Array = by_kind[self.graph.kind_index]
         return durations
+
+    def slack_share(self, model: TimeModel) -> float:
+        """The most that any computation may take longer, as a share of the iteration.
+
+        All others at full clock. Raises PlanningError where a kind was never timed there.
+        """
+        durations = self.top_durations(model)
+        makespan = float(self.graph.makespan(durations))
+        return float(np.max(self.graph.slack(durations, makespan))) / makespan
+
+    @property
+    def has_lower_clocks(self) -> bool:
+        """Whether any GPU supports one that may be tried."""
+        return any(self._rungs.values())
 
     def _points(self, knowledge: Knowledge) -> Points:
         """What is to be known."""

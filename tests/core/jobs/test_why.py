@@ -68,8 +68,8 @@ def test_reasons_are_found_at_all() -> None:
         ("could not set 1200 MHz on GPU-1: refused", WhyCode.WRITE_FAILED),
         ("perseusd-clock went away", WhyCode.CLOCK_PROCESS),
         (
-            "no plan could be made: no lower clock could be tried without slowing training: "
-            "nothing in this job waits for anything else",
+            "no plan could be made: no lower clock could be tried without slowing training: there "
+            "is no slack in this job, every computation is on its critical path",
             WhyCode.NOTHING_WAITS,
         ),
         ("rank 1: forward 2 came at position 5 of its iteration", WhyCode.ORDER),
