@@ -262,10 +262,9 @@ class Controller:
                 due = own
         return due
 
-    @property
-    def events_wait_ns(self) -> int:
+    def events_wait_ns(self, now_ns: int) -> int:
         """For how long events may wait, so that several are taken together."""
-        return min((job.events_wait_ns for job in self.jobs.values()), default=0)
+        return min((job.events_wait_ns(now_ns) for job in self.jobs.values()), default=0)
 
     @staticmethod
     def _has_more(job: Job) -> bool:

@@ -240,9 +240,9 @@ class Service:
 
     def _wait(self) -> set[zmq.Socket[bytes] | int]:
         """Until something comes in or is due; what is ready: sockets and file descriptors."""
-        due_ns = self.controller.next_due_ns()
-        due_s = math.inf if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) * 1e-9)
-        gathering_s = min(due_s, self.controller.events_wait_ns * 1e-9)
+        due_ns, now_ns = self.controller.next_due_ns(), time.monotonic_ns()
+        due_s = math.inf if due_ns is None else max(0.0, (due_ns - now_ns) * 1e-9)
+        gathering_s = min(due_s, self.controller.events_wait_ns(now_ns) * 1e-9)
         if gathering_s > 0 and not self.intake.backlog:
             time.sleep(gathering_s)  # to wake up costs more than what one event tells
             due_s -= gathering_s

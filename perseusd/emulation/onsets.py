@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from perseusd.core.actions import Action, Notice
-from perseusd.core.events.pacing import PacedPlan
+from perseusd.core.events.paced import PacedPlan
 from perseusd.core.settings import Settings
 from perseusd.emulation.fasttime import Conditions, FastIteration, FastTime, Slow, counted
 from perseusd.emulation.workloads import Workload

@@ -41,7 +41,7 @@ def test_what_is_due_is_not_slept_past(
     loop = SimpleNamespace(
         controller=SimpleNamespace(
             next_due_ns=lambda: None if due_ms is None else now_ns + due_ms * MS,
-            events_wait_ns=events_wait_ms * MS,
+            events_wait_ns=lambda at_ns: events_wait_ms * MS * (at_ns == now_ns),
         ),
         intake=SimpleNamespace(backlog=backlog),
         waiting=SimpleNamespace(wait=waited.append),

@@ -14,16 +14,10 @@ At a rank's iteration end the clock goes to full for whatever no span covers.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from perseusd.core.graph import Graph
-from perseusd.core.model import Curve, Kind, Plan
+from perseusd.core.events.paced import PacedPlan, is_raise
 
 EARLY_NS = 1_500_000
 """A raise lands this much before its boundary (jitter of events and timers)."""
@@ -66,59 +60,6 @@ class Request(NamedTuple):
     clock_mhz: int | None
 
 
-class Timeline(NamedTuple):
-    """A rank's predicted iteration: seconds from the pipeline's iteration start, per position."""
-
-    start_s: tuple[float, ...]
-    end_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class PacedPlan:
-    """A plan with its predicted timelines, one per rank."""
-
-    plan: Plan
-    timelines: tuple[Timeline, ...]
-
-    @cached_property
-    def changes(self) -> tuple[tuple[int, ...], ...]:
-        """Per rank and position, the next position at another clock; past the last one, the end."""
-        return tuple(_changes(own) for own in self.plan.clocks)
-
-    @cached_property
-    def shortest_lowered_s(self) -> float:
-        """Of the runs at one lowered clock that a raise ends; inf where there are none."""
-        return min(
-            (
-                line.end_s[end - 1] - line.start_s[begin]
-                for clocks, line in zip(self.plan.clocks, self.timelines, strict=True)
-                for begin, end in _runs(clocks)
-                if _is_raise(clocks[begin], clocks[end] if end < len(clocks) else None)
-            ),
-            default=math.inf,
-        )
-
-    def at_full(self, ranks: Collection[int]) -> PacedPlan:
-        """The same, but for some ranks that stay at full clock throughout."""
-        clocks = tuple(
-            (None,) * len(own) if rank in ranks else own
-            for rank, own in enumerate(self.plan.clocks)
-        )
-        return PacedPlan(Plan(clocks), self.timelines)
-
-    def slower(self, graph: Graph, slow: Mapping[int, float]) -> PacedPlan:
-        """The same clocks, and what the timelines are when ranks take so many times as long."""
-        factors = np.array([slow.get(rank, 1.0) for rank in range(graph.ranks)])
-        return PacedPlan(self.plan, _timelines(graph, self.durations(graph) * factors[graph.rank]))
-
-    def durations(self, graph: Graph) -> NDArray[np.float64]:
-        """Shape (n,): predicted seconds of every node of the graph it was made for."""
-        seconds = np.empty(len(graph))
-        for nodes, line in zip(graph.order, self.timelines, strict=True):
-            seconds[nodes] = np.array(line.end_s) - np.array(line.start_s)
-        return seconds
-
-
 @dataclass
 class _RankPace:
     number: int = -1
@@ -131,11 +72,17 @@ class _RankPace:
     """When its present computation started."""
     pace: float = 1.0
     """How many times as long as predicted its computations have taken of late."""
+    busy_until_ns: float = 0.0
+    then_ns: float = math.inf
+    """See `Outlook`: of its latest event."""
 
 
 class _Due(NamedTuple):
+    """position: of the computation before which it is."""
+
     due_ns: int
     clock_mhz: int | None
+    position: int
 
 
 @dataclass
@@ -170,6 +117,7 @@ class Pacer:
         self._plans.append((from_iteration, plan))
         for pace in self._pace.values():
             pace.pace = 1.0  # it was against another timeline
+            pace.then_ns = 0.0  # and so was this: the next event knows better
 
     def plan_for(self, iteration: int) -> PacedPlan | None:
         if self._plans and self._plans[-1][0] <= iteration:
@@ -183,9 +131,9 @@ class Pacer:
         for rank, pace in self._pace.items():
             clocks = paced.plan.clocks[rank] if paced is not None else ()
             wanted = clocks[pace.ended] if pace.ended < len(clocks) else None
-            if _is_raise(pace.asked_mhz, wanted):
+            if is_raise(pace.asked_mhz, wanted):
                 requests += self._ask(rank, wanted)
-            elif pace.due is not None and not _is_raise(pace.asked_mhz, pace.due.clock_mhz):
+            elif pace.due is not None and not is_raise(pace.asked_mhz, pace.due.clock_mhz):
                 pace.due = self._due = None  # of the plan before; the next event knows better
         return requests
 
@@ -193,7 +141,7 @@ class Pacer:
         """Forget all plans and scheduled writes; the caller resets the clocks."""
         self._plans.clear()
         for pace in self._pace.values():
-            pace.due, pace.asked_mhz = None, None
+            pace.due, pace.asked_mhz, pace.then_ns = None, None, math.inf
         self._due = None
 
     def measured(self, seconds: float) -> None:
@@ -217,7 +165,11 @@ class Pacer:
         pace.number, pace.ended, pace.since_ns = number, position, now_ns
         paced = self.plan_for(number)
         if paced is None:
+            self._look_ahead(rank, number)
             return self._ask(rank, None)
+        outlook = paced.outlooks[rank]
+        pace.busy_until_ns = now_ns + outlook.busy_ns[position]
+        pace.then_ns = outlook.then_ns[position]
         wanted = paced.plan.clocks[rank][position]
         requests = self._ask(rank, wanted)
         timeline = paced.timelines[rank]
@@ -226,17 +178,27 @@ class Pacer:
 
     def ended(self, rank: int, number: int, position: int, now_ns: int) -> list[Request]:
         """A computation has ended: the next one's clock may be set while the rank waits for it."""
-        following = self._pace[rank].ended = position + 1
+        pace = self._pace[rank]
+        following = pace.ended = position + 1
         paced = self.plan_for(number)
         if paced is None:
+            self._look_ahead(rank, number)
             return self._ask(rank, None)
         clocks, timeline = paced.plan.clocks[rank], paced.timelines[rank]
         self._note_pace(rank, timeline.end_s[position] - timeline.start_s[position], now_ns)
         if following >= len(clocks):
+            self._look_ahead(rank, number)
             return self._ask(rank, None)
+        pace.busy_until_ns, pace.then_ns = now_ns, paced.outlooks[rank].raise_ns[following]
         requests = self._ask(rank, clocks[following])
         self._schedule(rank, paced, following, now_ns, timeline.end_s[position])
         return requests
+
+    def _look_ahead(self, rank: int, number: int) -> None:
+        """Nothing is lowered on this rank before its next iteration begins."""
+        paced, pace = self.plan_for(number + 1), self._pace[rank]
+        pace.busy_until_ns = 0.0
+        pace.then_ns = math.inf if paced is None else paced.outlooks[rank].raise_ns[0]
 
     def _note_pace(self, rank: int, predicted_s: float, now_ns: int) -> None:
         pace = self._pace[rank]
@@ -258,19 +220,24 @@ class Pacer:
         )
         requests: list[Request] = []
         for _, rank in come:
-            due = self._pace[rank].due
+            pace = self._pace[rank]
+            due = pace.due
             assert due is not None
+            if pace.since_ns is None or pace.ended != due.position - 1:
+                pace.then_ns = 0.0  # it is late: its next event may take this back
             requests += self._ask(rank, due.clock_mhz)
         return requests
 
-    def patience_ns(self) -> float:
-        """How late a computation's start may be heard of, and a raise at its end still be in time.
+    def patience_ns(self, now_ns: int) -> float:
+        """For how long, all events until now being heard, no raise depends on hearing of more.
 
         inf where nothing is lowered.
         """
-        lowered_s = (p.shortest_lowered_s for _, p in self._plans if p is not None)
+        least_ns = min(
+            pace.then_ns + max(pace.busy_until_ns - now_ns, 0.0) for pace in self._pace.values()
+        )
         lead_ns = 2 * self.latency_ns + SETTLE_NS + EARLY_NS  # another's write may go before
-        return max(0.0, min(lowered_s, default=math.inf) * 1e9 - lead_ns)
+        return max(0.0, least_ns - lead_ns)
 
     def next_due_ns(self) -> int | None:
         if self._due is None:
@@ -304,7 +271,7 @@ class Pacer:
             if rank == first or not clocks or pace.number >= number or at_work:
                 continue
             start_ns = origin_ns + int(paced.timelines[rank].start_s[0] * 1e9)
-            self._put(rank, clocks[0], start_ns, now_ns)
+            self._put(rank, clocks[0], 0, start_ns, now_ns)
 
     def _schedule(
         self, rank: int, paced: PacedPlan, position: int, now_ns: int, now_s: float
@@ -319,23 +286,25 @@ class Pacer:
         if clock_mhz != clocks[position]:
             before_s = paced.timelines[rank].end_s[change - 1] - now_s
             after_s = self._really(rank, before_s, clock_mhz)
-            self._put(rank, clock_mhz, now_ns + _ns(after_s), now_ns)
+            self._put(rank, clock_mhz, change, now_ns + _ns(after_s), now_ns)
 
     def _really(self, rank: int, predicted_s: float, clock_mhz: int | None) -> float:
         """Until a boundary, at the rank's present pace; a raise is not put off for that."""
         pace = self._pace[rank]
         if abs(pace.pace - 1) < USUAL_PACE:
             return predicted_s
-        raising = _is_raise(pace.asked_mhz, clock_mhz)
+        raising = is_raise(pace.asked_mhz, clock_mhz)
         return predicted_s * (min(pace.pace, 1.0) if raising else pace.pace)
 
-    def _put(self, rank: int, clock_mhz: int | None, boundary_ns: int, now_ns: int) -> None:
+    def _put(
+        self, rank: int, clock_mhz: int | None, position: int, boundary_ns: int, now_ns: int
+    ) -> None:
         pace = self._pace[rank]
-        raising = _is_raise(pace.asked_mhz, clock_mhz)
+        raising = is_raise(pace.asked_mhz, clock_mhz)
         lead = self.latency_ns + SETTLE_NS
         if raising:
             lead += EARLY_NS + self.latency_ns * self._crowd(rank, boundary_ns)
-        pace.due, self._due = _Due(max(now_ns, boundary_ns - int(lead)), clock_mhz), None
+        pace.due, self._due = _Due(max(now_ns, boundary_ns - int(lead)), clock_mhz, position), None
 
     def _crowd(self, rank: int, boundary_ns: int) -> int:
         """Other ranks' writes due about when this one must be under way: they go before it."""
@@ -347,48 +316,5 @@ class Pacer:
         )
 
 
-def _changes(clocks: Sequence[int | None]) -> tuple[int, ...]:
-    """Per position, the next one at another clock than its own; `len(clocks)` where none is."""
-    return tuple(end for begin, end in _runs(clocks) for _ in range(begin, end))
-
-
-def _runs(clocks: Sequence[int | None]) -> Iterator[tuple[int, int]]:
-    """Positions of one clock in a row: the first one's, and the one after the last."""
-    begin = 0
-    for end in range(1, len(clocks) + 1):
-        if end == len(clocks) or clocks[end] != clocks[begin]:
-            yield begin, end
-            begin = end
-
-
-def _is_raise(before_mhz: int | None, after_mhz: int | None) -> bool:
-    if after_mhz is None:
-        return before_mhz is not None
-    return before_mhz is not None and after_mhz > before_mhz
-
-
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
-
-
-def paced(plan: Plan, graph: Graph, curves: Mapping[Kind, Curve]) -> PacedPlan:
-    """A plan with the timelines that its curves predict."""
-    durations = np.empty(len(graph))
-    for rank, nodes in enumerate(graph.order):
-        for node, clock in zip(nodes, plan.clocks[rank], strict=True):
-            durations[node] = _duration(curves[graph.nodes[node].kind], clock)
-    return PacedPlan(plan, _timelines(graph, durations))
-
-
-def _timelines(graph: Graph, durations: NDArray[np.float64]) -> tuple[Timeline, ...]:
-    start = graph.earliest(durations)
-    return tuple(
-        Timeline(tuple(start[nodes].tolist()), tuple((start + durations)[nodes].tolist()))
-        for nodes in graph.order
-    )
-
-
-def _duration(curve: Curve, clock_mhz: int | None) -> float:
-    if clock_mhz is None:
-        return curve.time_s[-1]
-    return float(np.interp(clock_mhz, curve.clock_mhz, curve.time_s))

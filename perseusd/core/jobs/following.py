@@ -14,7 +14,8 @@ from perseus_hooks.events import StageEnd, StageStart
 from perseusd.core.actions import Action, Notice, SetClock
 from perseusd.core.events.clocklog import ClockLog
 from perseusd.core.events.iterations import Assembly
-from perseusd.core.events.pacing import FIRST_LATENCY_NS, PacedPlan, Pacer, Request
+from perseusd.core.events.paced import PacedPlan
+from perseusd.core.events.pacing import FIRST_LATENCY_NS, Pacer, Request
 from perseusd.core.events.tracking import Completed, Disorder, Ended, Progress, Started
 from perseusd.core.jobs.recurrence import Recurrence
 from perseusd.core.jobs.roster import Member, Roster
@@ -31,13 +32,13 @@ KEPT_STATES = 64
 LOOK_NS = 20_000_000
 """Between two looks whether a rank has fallen silent."""
 
-WAIT_SHARE = 0.004
+WAIT_SHARE = 0.008
 """Of an iteration, that its events may wait to be taken together. Clock writes are timed ahead, by
-when computations began, and what is due is not waited past; so only what nothing foresees (work
-between computations, one that begins much earlier than predicted) may run at a lowered clock for so
-long, which slows it by a quarter at most."""
+when computations began, and neither what is due is waited past, nor the moment until which the next
+must be heard of (`Pacer.patience_ns`); so only what nothing foresees (work between computations)
+may run at a lowered clock for so long, which slows it by a quarter at most."""
 
-LEAST_WAIT_NS, MOST_WAIT_NS = 5_000_000, 25_000_000
+LEAST_WAIT_NS, MOST_WAIT_NS = 5_000_000, 50_000_000
 """Less saves nothing. More would not either, and operators' commands wait as long."""
 
 
@@ -294,14 +295,13 @@ class Followed(ABC):
         usual = (self.ledger.typical_time_s() or 0.0) * self._straggling_scale()
         return max(self._settings.silence_iterations * usual, self._settings.silence_s)
 
-    @property
-    def events_wait_ns(self) -> int:
+    def events_wait_ns(self, now_ns: int) -> int:
         """For how long this job's events may wait, so that several are taken together."""
         if self._events_wait_ns < LEAST_WAIT_NS or self.state is State.LEARN:
             return 0
         if (pacer := self._pacer) is None:
             return 0
-        wait_ns = min(self._events_wait_ns, int(min(pacer.patience_ns(), MOST_WAIT_NS)))
+        wait_ns = int(min(self._events_wait_ns, pacer.patience_ns(now_ns), MOST_WAIT_NS))
         return wait_ns if wait_ns >= LEAST_WAIT_NS else 0
 
     def next_due_ns(self) -> int | None:

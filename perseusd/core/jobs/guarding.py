@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 from perseusd.core.actions import Notice
 from perseusd.core.events.iterations import JobIteration, observed_pipeline
-from perseusd.core.events.pacing import PacedPlan
+from perseusd.core.events.paced import PacedPlan
 from perseusd.core.jobs.doubt import Doubt
 from perseusd.core.jobs.guard import Breach, Guard
 from perseusd.core.jobs.hold import HoldControl

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from perseusd.core.actions import Notice, RequestPlan
 from perseusd.core.events.iterations import JobIteration
-from perseusd.core.events.pacing import PacedPlan, paced
+from perseusd.core.events.paced import PacedPlan, paced
 from perseusd.core.jobs.adjusting import Adjusting
 from perseusd.core.jobs.deadline import FEWEST_WRITES, URGENT_SHARE, deadline_problem, most_writes
 from perseusd.core.jobs.guard import Breach

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 
 from perseusd.core.actions import Notice
-from perseusd.core.events.pacing import PacedPlan
+from perseusd.core.events.paced import PacedPlan
 from perseusd.core.jobs.announced import Word
 from perseusd.core.jobs.observing import Observing
 from perseusd.core.jobs.reaction import NOBODY, Change, Others, Reaction

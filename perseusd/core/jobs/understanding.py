@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from perseusd.core.critical import CriticalPath
 from perseusd.core.events.clocklog import MOST_MHZ, ClockLog, activities
 from perseusd.core.events.iterations import Assembly, JobIteration
-from perseusd.core.events.pacing import PacedPlan, Pacer
+from perseusd.core.events.paced import PacedPlan
+from perseusd.core.events.pacing import Pacer
 from perseusd.core.events.taken import SEVERAL, Taken, taken
 from perseusd.core.graph import Graph
 from perseusd.core.jobs.places import Places

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perseusd.core.events.paced import PacedPlan, Timeline
 from perseusd.core.events.pacing import (
     EARLY_NS,
     FIRST_LATENCY_NS,
     LATENCY_JUMP,
     SETTLE_NS,
-    PacedPlan,
     Pacer,
     Request,
-    Timeline,
-    paced,
 )
-from perseusd.core.graph import Graph
-from perseusd.core.model import Curve, Kind, Plan
-from perseusd.core.schedules import one_f_one_b, pipeline
+from perseusd.core.jobs.following import LEAST_WAIT_NS, MOST_WAIT_NS
+from perseusd.core.model import Plan
 
 LEAD_NS = FIRST_LATENCY_NS + SETTLE_NS
 MS = 1_000_000
 
 
-def plan_of(*ranks: tuple[list[int | None], list[float]]) -> PacedPlan:
-    """Per rank: the clocks, and each computation's milliseconds, one right after the other."""
+def plan_of(*ranks: tuple[list[int | None], list[float]], waits: Sequence[float] = ()) -> PacedPlan:
+    """Per rank: the clocks, and each computation's milliseconds, one right after the other, or
+    after waits of so many milliseconds."""
     clocks, timelines = [], []
     for own, lengths in ranks:
-        ends = [0.0, *itertools.accumulate(length / 1000 for length in lengths)]
+        before = waits or [0.0] * len(lengths)
+        both = itertools.accumulate(
+            ms / 1000 for pair in zip(before, lengths, strict=True) for ms in pair
+        )
+        edges = tuple(both)
         clocks.append(tuple(own))
-        timelines.append(Timeline(tuple(ends[:-1]), tuple(ends[1:])))
+        timelines.append(Timeline(edges[::2], edges[1::2]))
     return PacedPlan(Plan(tuple(clocks)), tuple(timelines))
 
 
@@ -340,51 +342,83 @@ def test_latency_is_learned_all_the_same() -> None:
     assert pacer.latency_ns == pytest.approx(46 * MS, rel=0.02)
 
 
-@given(st.lists(st.sampled_from([None, 900, 1200]), max_size=12))
-def test_the_next_change_of_clock(clocks: list[int | None]) -> None:
-    [changes] = plan_of((clocks, [10.0] * len(clocks))).changes
-    for position, change in enumerate(changes):
-        after = range(position + 1, len(clocks))
-        differing = [p for p in after if clocks[p] != clocks[position]]
-        assert change == min(differing, default=len(clocks))
+Asked = list[tuple[int, int]]
+"""Moments, and the clock that is asked for from then on; FULL where that is none."""
+
+FULL = 9999
 
 
-@pytest.mark.parametrize(
-    ("clocks", "shortest_ms"),
-    [
-        ([None, 900, None, None], 40),
-        ([None, 900, 900, 1200], 80),  # of two in a row; and the last one takes as long
-        ([None, 1200, 900, 900], 120),  # a lowering ends the first: that one may be late
-        ([None, None, None, None], float("inf")),
-    ],
+def asked_for(plan: PacedPlan, events: list[tuple[int, bool, int, int]], *, wait: bool) -> Asked:
+    """Of one rank, whose events are heard at once, or wait for as long as they may."""
+    pacer, now, events = Pacer(1), 0, list(events)
+    pacer.adopt(plan, 0)
+    asked = [(0, FULL)]
+    while events:
+        may_wait = min(pacer.patience_ns(now), MOST_WAIT_NS) if wait else 0
+        woken = now + int(may_wait) if may_wait >= LEAST_WAIT_NS else events[0][0]
+        due = pacer.next_due_ns()
+        now = max(now, woken if due is None else min(woken, due))
+        requests = []
+        while events and events[0][0] <= now:
+            stamp, starts, number, position = events.pop(0)
+            requests += (pacer.started if starts else pacer.ended)(0, number, position, stamp)
+        for request in requests + pacer.due(now):
+            asked.append((now, request.clock_mhz or FULL))
+    return asked
+
+
+def at(asked: Asked, moment: int) -> int:
+    return next(clock for since, clock in reversed(asked) if since <= moment)
+
+
+@given(
+    st.lists(
+        st.tuples(clocks, st.integers(5, 90), st.sampled_from([0, 0, 0, 5, 60])),
+        min_size=1,
+        max_size=8,
+    ),
+    st.lists(st.tuples(st.floats(1, 1.2), st.floats(0, 2)), min_size=24, max_size=24),
 )
-def test_events_may_wait_as_long_as_a_raise_stays_in_time(
-    clocks: list[int | None], shortest_ms: float
+def test_events_that_wait_make_nothing_slower(
+    shape: list[tuple[int | None, int, int]], real: list[tuple[float, float]]
 ) -> None:
-    """The raise at the end of a lowered run is scheduled when that run's start is heard of."""
-    pacer = Pacer(1)
-    pacer.adopt(plan_of((clocks, [40.0, 40.0, 40.0, 80.0])), 0)
-    lead_ns = 2 * FIRST_LATENCY_NS + SETTLE_NS + EARLY_NS
-    assert pacer.patience_ns() == pytest.approx(shortest_ms * MS - lead_ns)
+    """However waits turn out, and with computations as long as predicted, or longer: never is a
+    lower clock asked for than if events were heard at once, unless it is what is wanted now and
+    once a write has landed."""
+    own = [c for c, _, _ in shape], [float(ms) for _, ms, _ in shape]
+    plan = plan_of(own, waits=[wait_ms for _, _, wait_ms in shape])
+    events, wanted, now = [], [(0, FULL)], 10**9
+    for nth, (length, wait) in enumerate(real[: 3 * len(shape)]):
+        number, position = divmod(nth, len(shape))
+        clock, length_ms, wait_ms = shape[position]
+        begin = now + int(wait * wait_ms * MS)
+        now = begin + int(length * length_ms * MS)
+        events += [(begin, True, number, position), (now, False, number, position)]
+        wanted.append((begin, clock or FULL))
+        if position == len(shape) - 1:
+            wanted.append((now, FULL))
+            now += 20 * MS
+    at_once, waiting = (asked_for(plan, events, wait=wait) for wait in (False, True))
+    for moment in sorted({when for told in (at_once, waiting) for when, _ in told}):
+        needed = max(at(wanted, moment), at(wanted, moment + LEAD_NS))
+        assert at(waiting, moment) >= min(at(at_once, moment), needed)
 
 
 def test_no_event_may_wait_where_a_lowered_run_is_short() -> None:
     pacer = Pacer(1)
     pacer.adopt(plan_of(([900, None], [10.0, 80.0])), 0)
-    assert pacer.patience_ns() == 0
+    pacer.started(0, 0, 0, 0)
+    pacer.ended(0, 0, 0, 10 * MS)
+    assert pacer.patience_ns(10 * MS) > 25 * MS
+    pacer.ended(0, 0, 1, 90 * MS)
+    assert pacer.patience_ns(90 * MS) == 0
 
 
-def test_timelines_follow_the_curves() -> None:
-    """Predicted starts and ends are those of the graph with each computation at its clock."""
-    orders = one_f_one_b(2, 2)
-    graph = Graph.from_pipeline(pipeline(orders, 0.001))
-    curve = Curve((700, 1400), (0.2, 0.1), (1.0, 1.0))
-    curves = dict.fromkeys({Kind(r, 0, i) for r in (0, 1) for i in ("forward", "backward")}, curve)
-    plan = Plan(
-        tuple(tuple(None if rank else 1050 for _ in order) for rank, order in enumerate(orders))
-    )
-    made = paced(plan, graph, curves)
-    durations = made.durations(graph)
-    np.testing.assert_allclose(durations, np.where(graph.rank == 0, 0.15, 0.1))
-    for rank, nodes in enumerate(graph.order):
-        np.testing.assert_allclose(made.timelines[rank].start_s, graph.earliest(durations)[nodes])
+def test_no_event_waits_for_a_plan_that_no_rank_was_heard_of_under() -> None:
+    pacer = Pacer(1)
+    pacer.started(0, 0, 0, 0)
+    assert pacer.patience_ns(0) == float("inf")
+    pacer.adopt(plan_of(([900, None], [100.0, 80.0])), 1)
+    assert pacer.patience_ns(0) == 0
+    pacer.ended(0, 0, 0, 80 * MS)
+    assert pacer.patience_ns(80 * MS) > 25 * MS
