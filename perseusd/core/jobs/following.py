@@ -38,6 +38,10 @@ when computations began, and neither what is due is waited past, nor the moment 
 must be heard of (`Pacer.patience_ns`); so only what nothing foresees (work between computations)
 may run at a lowered clock for so long, which slows it by a quarter at most."""
 
+WORTH_NS = 10_000_000
+"""Where that share is less, as with iterations of a second, nothing waits: what is not foreseen
+comes as often there, and is answered at once."""
+
 LEAST_WAIT_NS, MOST_WAIT_NS = 5_000_000, 50_000_000
 """Less saves nothing. More would not either, and operators' commands wait as long."""
 
@@ -297,7 +301,7 @@ class Followed(ABC):
 
     def events_wait_ns(self, now_ns: int) -> int:
         """For how long this job's events may wait, so that several are taken together."""
-        if self._events_wait_ns < LEAST_WAIT_NS or self.state is State.LEARN:
+        if self._events_wait_ns < WORTH_NS or self.state is State.LEARN:
             return 0
         if (pacer := self._pacer) is None:
             return 0
