@@ -67,10 +67,16 @@ def main(iterations=20):
         )
         for stage in range(STAGES)
     ]
+    what = f"{iterations} iterations on {STAGES} processes"
+    print(f"{what}; watch: perseusctl status --watch", flush=True)
+    began_s = time.monotonic()
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join()
+    failed = sum(rank.exitcode != 0 for rank in ranks)
+    ended = f"{failed} processes failed" if failed else f"{iterations} iterations done"
+    print(f"{ended}, {time.monotonic() - began_s:.0f} s")
     raise SystemExit(max(abs(rank.exitcode) for rank in ranks))
 
 
