@@ -13,7 +13,7 @@ from rich.text import Text
 
 from perseusd.ctl.job_overview import job_block
 from perseusd.ctl.output import counted, number, safe
-from perseusd.ctl.telling import duration, missing_gpus, no_job, own_alone, pause, released
+from perseusd.ctl.telling import blind, duration, missing_gpus, no_job, own_alone, pause, released
 
 Gpu = Mapping[str, Any]
 
@@ -27,7 +27,8 @@ def render(status: Mapping[str, Any]) -> RenderableType:
     """The whole status: headline, a block for every job, and a table of the GPUs."""
     daemon = status["daemon"]
     parts: list[RenderableType] = [_headline(daemon)]
-    parts += [Text(words, style="yellow") for words in (*missing_gpus(daemon), *released(daemon))]
+    told = (*blind(daemon), *missing_gpus(daemon), *released(daemon))
+    parts += [Text(words, style="yellow") for words in told]
     parts.append(Text())
     for job in status["jobs"]:
         parts += [

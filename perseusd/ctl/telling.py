@@ -46,6 +46,12 @@ def missing_gpus(daemon: Mapping[str, object]) -> list[str]:
     ]
 
 
+def blind(daemon: Mapping[str, object]) -> list[str]:
+    """Why no clock will ever be lowered, where the daemon cannot tell who uses GPUs."""
+    why = daemon.get("gpu_use_unknown")
+    return [safe(why)] if why else []
+
+
 def released(daemon: Mapping[str, object]) -> list[str]:
     """Of each GPU or job that an operator has released, that it was."""
     found = daemon.get("released")

@@ -63,6 +63,12 @@ class Grip:
         """GPUs that could not be opened and are looked for, by index, and why."""
         return self.node.unavailable if self.hold is Hold.HELD else {}
 
+    @property
+    def blind(self) -> str | None:
+        """Why the driver's word of who uses a GPU means nothing here; None where it does."""
+        _, ownership = self._readers()
+        return ownership.blind
+
     def let_go(self) -> None:
         """Begin to; harmless where that has begun. Clocks are to be full or asked to be."""
         if self.hold is Hold.HELD:

@@ -29,6 +29,8 @@ STALE_S = 5.0
 
 LookUp = Callable[[int], Process | None]
 
+OTHER_NAMESPACE = "perseusd does not run in the host's process namespace (hostPID)"
+
 OFF, BY_USER = "off", "user"
 """Values of [access] gpu_check beside "process"."""
 
@@ -117,7 +119,16 @@ class Ownership:
         self._look_up = look_up
         self._from_host = seen_from_host()
 
+    @property
+    def blind(self) -> str | None:
+        """Why it can never be told who uses a GPU here, whoever holds it; None where it can."""
+        if self._from_host or self.check == OFF or not self._readers:
+            return None
+        return f"no clock will be lowered: who uses a GPU cannot be told, as {OTHER_NAMESPACE}"
+
     def start(self) -> None:
+        if (blind := self.blind) is not None:
+            log.warning('%s; [access] gpu_check = "off" asks for nothing to be told', blind)
         for reader in self._readers.values():
             reader.start()
 
@@ -186,7 +197,7 @@ class Ownership:
     def _unknown(self, uuid: str, own: list[Holder], use: GpuUse | None, now_s: float) -> str:
         """Why nothing is known of who uses a GPU; empty where it is."""
         if not self._from_host:
-            why = "perseusd does not run in the host's process namespace (hostPID)"
+            why = OTHER_NAMESPACE
         elif use is None or not all(holder.caller.pid in use.wanted for holder in own):
             return f"what uses GPU {uuid} is not known yet"
         elif use.error:

@@ -90,6 +90,7 @@ class StatusView:
             "missing_gpus": [
                 {"index": index, "why": why} for index, why in self._grip.missing.items()
             ],
+            "gpu_use_unknown": self._grip.blind,
             "released": dict(self._custody.released),
             "emulated": any(gpu.info.emulated for gpu in self._sampler.gpus),
             "configuration": self._outlook(),

@@ -11,10 +11,10 @@ import pytest
 from perseus_hooks.events import Hello
 
 from perseusd.core.jobs.roster import Member, Roster
-from perseusd.ctl import diagnosis
-from perseusd.ctl.diagnosis import diagnose, fix_for
+from perseusd.ctl.diagnosis import diagnose
 from perseusd.ctl.environment import VARIABLES, check_environment
 from perseusd.ctl.findings import Verdict
+from perseusd.ctl.fixes import READ_THE_LOG, fix_for
 from perseusd.ctl.main import main
 
 Change = Callable[[dict[str, Any]], object]
@@ -67,6 +67,12 @@ def test_nothing_is_wrong(stand_in, status, capsys) -> None:
             change("daemon", missing_gpus=[{"index": 3, "why": "GPU is lost"}]),
             "GPU 3 could not be opened: GPU is lost",
             "dmesg",
+        ),
+        (
+            change("daemon", gpu_use_unknown="no clock will be lowered: who uses a GPU cannot …"),
+            "no clock will be lowered",
+            "hostPID: true), see docs/security.md; where all on this node is one user's, [access] "
+            'gpu_check = "off"',
         ),
         (lambda status: status.update(gpus=[]), "none is visible", "nvidia-smi"),
         (
@@ -420,4 +426,4 @@ def test_every_obstacle_of_the_core_has_its_own_fix(hellos: list[Hello], gpus: A
     members = {str(n): Member(str(n), said, gpus) for n, said in enumerate(hellos)}
     why = Roster(members).obstacle()
     assert why
-    assert fix_for(why) != diagnosis._READ_THE_LOG
+    assert fix_for(why) != READ_THE_LOG

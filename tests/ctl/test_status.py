@@ -221,6 +221,15 @@ def test_what_an_operator_released_and_gpus_that_are_missing_are_told(
     assert "GPU 3 could not be opened: GPU is lost" in shown
 
 
+def test_a_daemon_that_cannot_tell_who_uses_gpus_says_so(stand_in, status, capsys) -> None:
+    """Before any job is there that would be kept at full clock for it."""
+    status["daemon"]["gpu_use_unknown"] = "no clock will be lowered: who uses …"
+    status["jobs"] = []
+    stand_in.answers(status)
+    assert main(["status"]) == 0
+    assert "no clock will be lowered: who uses" in capsys.readouterr().out
+
+
 def test_json_is_one_object_with_schema_version(stand_in, status, capsys) -> None:
     """--json prints the daemon's object unchanged, plus schema_version."""
     stand_in.answers(status)

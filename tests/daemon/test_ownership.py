@@ -164,6 +164,21 @@ def test_what_cannot_be_told(make_node: Callable[..., Node]) -> None:
     assert code_of(told) is WhyCode.GPU_USE_UNKNOWN
 
 
+def test_a_daemon_that_can_never_tell_says_so_before_any_job(
+    make_node: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its start in the log, and in its status for as long as it checks real GPUs."""
+    node = make_node(host=False)
+    assert "no clock will be lowered" in caplog.text
+    assert 'gpu_check = "off"' in caplog.text
+    assert "host's process namespace (hostPID)" in (node.ownership.blind or "")
+    node.ownership.check = "off"  # by a reload
+    assert node.ownership.blind is None
+    for sees in ({}, {"host": False, "check": "off"}):
+        assert make_node(**sees).ownership.blind is None
+    assert make_node(host=False, info=replace(INFO, emulated=True)).ownership.blind is None
+
+
 def test_nobody_is_looked_at_where_nothing_is_to_be_checked(make_node: Callable[..., Node]) -> None:
     """gpu_check = "off", emulated GPUs, and GPUs that nobody holds: the driver is not asked."""
     off = make_node(check="off")

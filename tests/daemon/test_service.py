@@ -33,6 +33,7 @@ DAEMON: Types = {
     "mode": str,
     "clock_process": str,
     "emulated": bool,
+    "gpu_use_unknown": type(None),
     "configuration": dict,
     "refused": list,
 }
