@@ -22,22 +22,11 @@ from perseusd import __version__
 from perseusd.clock.suspension import Suspension
 from perseusd.config import Config, Sources
 from perseusd.config_sources import Origin
-from perseusd.core.actions import (
-    Action,
-    Discard,
-    Forget,
-    JobEnded,
-    Notice,
-    Recall,
-    Refuse,
-    Remember,
-    RequestPlan,
-    SetClock,
-)
+from perseusd.core.actions import Action
 from perseusd.core.controller import OWN_ERROR
 from perseusd.core.learned.knowledge import GpuFacts
 from perseusd.daemon.access import Access, Caller, user_name
-from perseusd.daemon.actuator import Actuator, Failed
+from perseusd.daemon.actuator import Actuator
 from perseusd.daemon.beginning import (
     gpu_check_of,
     limits_of,
@@ -48,10 +37,10 @@ from perseusd.daemon.beginning import (
 from perseusd.daemon.control import Control
 from perseusd.daemon.counters import Counters
 from perseusd.daemon.custody import Custody
+from perseusd.daemon.deeds import Deeds
 from perseusd.daemon.doors import raise_descriptor_limit
 from perseusd.daemon.grip import Grip, Hold
 from perseusd.daemon.intake import ClientEvent, Intake, Message, Peer, not_among
-from perseusd.daemon.journal import of_notice
 from perseusd.daemon.keeper import CurveKeeper
 from perseusd.daemon.memory import CurveFiles
 from perseusd.daemon.obedience import Obedience
@@ -65,7 +54,6 @@ from perseusd.daemon.recorder import Recorder
 from perseusd.daemon.reload import Reloader, has_terminal
 from perseusd.daemon.sampler import Sampler
 from perseusd.daemon.status import StatusView
-from perseusd.daemon.straggler_log import StragglerLog
 from perseusd.daemon.waiting import Waiting
 from perseusd.gpus.base import Gpu, GpuInfo
 from perseusd.gpus.standing import standing_mhz
@@ -125,7 +113,6 @@ class Service:
         facts = {gpu.info.uuid: self._facts(gpu.info) for gpu in gpus}
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.controller = RecordedController(settings_of(config), facts)
-        self.controller.urgent = self._act
         self.controller.patient = True
         self.sampler = Sampler(gpus, config.sampler_interval_s)
         self.ownership = Ownership(gpus, gpu_check_of(config))
@@ -154,9 +141,20 @@ class Service:
             reloader.outlook,
             self.grip,
         )
-        orders = Orders(self.controller, self.custody, self.grip, self._act)
+        self.deeds = Deeds(
+            self.controller,
+            self.actuator,
+            self.planner,
+            self.intake,
+            self.keeper,
+            self.obedience,
+            self.counters,
+            self.status.ended,
+        )
+        self.controller.urgent = self.deeds.do
+        orders = Orders(self.controller, self.custody, self.grip, self.deeds.do)
         more = {**self.keeper.commands(), **orders.commands()}
-        self.control = Control(self.controller, self._act, self.access, more)
+        self.control = Control(self.controller, self.deeds.do, self.access, more)
         self.questions = Questions(
             self.context,
             {
@@ -178,11 +176,8 @@ class Service:
             used=(self.intake.socket, self.recorder.socket),
             heard=(*self.questions.sockets, *(door.monitor for door in self.doors)),
         )
-        self.straggler_log = StragglerLog()
         self._in_terminal = has_terminal()
         self._heartbeat_s = self._look_s = self._told_error_s = 0.0
-        self._failures: dict[str, str] = {}
-        """By GPU, the failed write that was logged last, until one works."""
         self._children: frozenset[int] = frozenset()
         """Descriptors of what the processes that we started tell."""
 
@@ -266,7 +261,7 @@ class Service:
             self._hear_out(ready)
         while self.sampler.readings:
             self.controller.energy(*self.sampler.readings.popleft())
-        self._act(self._tick())
+        self.deeds.do(self._tick())
         if now_s >= self._look_s:
             self._look_s = now_s + IDLE_S
             self._look_about(now_s)
@@ -277,7 +272,7 @@ class Service:
         self.actuator.heartbeat()
         self.grip.look(now_s)
         self.custody.paused = self.grip.hold is not Hold.HELD
-        self._act(self.custody.look(now_s, self._look_at_users(now_s)))
+        self.deeds.do(self.custody.look(now_s, self._look_at_users(now_s)))
         notify("WATCHDOG=1")
 
     def _hear_out(self, ready: set[zmq.Socket[bytes] | int]) -> None:
@@ -317,7 +312,7 @@ class Service:
             self.custody.read(state)
             self.obedience.read(state, self.actuator.requested[state.uuid])
         while self.keeper.recalled:
-            self._act(self.controller.recalled(*self.keeper.recalled.popleft()))
+            self.deeds.do(self.controller.recalled(*self.keeper.recalled.popleft()))
         if (config := self.reloader.turn()) is not None:
             self._reconfigure(config)
         self.recorder.flush()
@@ -331,16 +326,16 @@ class Service:
         self.intake.limit(limits_of(config, self.access))
         self.ownership.check = gpu_check_of(config)
         for peer in self.intake.not_allowed():
-            self._act(self.controller.client_lost(peer.client, "is no longer allowed"))
+            self.deeds.do(self.controller.client_lost(peer.client, "is no longer allowed"))
             self.intake.refuse(peer, "not_permitted", not_among(peer.uid))
             self.intake.forget(peer.client)
-        self._act(self.controller.reconfigure(settings_of(config)))
+        self.deeds.do(self.controller.reconfigure(settings_of(config)))
 
     def _look_at_users(self, now_s: float) -> Mapping[str, str]:
         """End the leases on GPUs that others use; by GPU, why its clock stays full."""
         found = self.ownership.look(self._holders(), now_s)
         for client, reason in found.ended.items():
-            self._act(self.controller.client_lost(client, "does not use the GPU that it names"))
+            self.deeds.do(self.controller.client_lost(client, "does not use the GPU that it names"))
             if (peer := self.intake.peer(client)) is not None:
                 self.intake.refuse(peer, "gpu_used_by_others", reason)
                 self.intake.forget(client)
@@ -362,7 +357,7 @@ class Service:
 
     def _hear_children(self) -> None:
         """What became of clock writes, and plans that were made."""
-        self._take_results()
+        self.deeds.take_results()
         for planned in self.planner.results():
             self.counters.plans.answered(planned.request, made=not isinstance(planned.answer, str))
             try:
@@ -370,7 +365,7 @@ class Service:
             except Exception:
                 log.exception("an error of ours over a plan for %s", planned.job)
                 actions = self.controller.release_all(OWN_ERROR)
-            self._act(actions)
+            self.deeds.do(actions)
         self.controller.writable = self.config.observe or self.actuator.alive
         self._learn_standing()
         self._watch_children()
@@ -399,7 +394,7 @@ class Service:
             actions = self.controller.gpu_here(
                 facts.uuid, facts.model, facts.supported_mhz, facts.index
             )
-            self._act(actions)
+            self.deeds.do(actions)
 
     def _facts(self, info: GpuInfo) -> GpuFacts:
         """What may be locked: nothing where MIG's parts share one clock, unless that is allowed."""
@@ -414,7 +409,7 @@ class Service:
         """Clients whose process has died."""
         for client in self.intake.leases.died():
             self.intake.forget(client)
-            self._act(self.controller.client_lost(client, "has ended"))
+            self.deeds.do(self.controller.client_lost(client, "has ended"))
 
     def _take(self, message: Message) -> None:
         peer, event = message
@@ -429,7 +424,7 @@ class Service:
             self.intake.refuse(peer, "internal_error", f"its message {why}")
             self.intake.forget(peer.client)
         if actions:
-            self._act(actions)
+            self.deeds.do(actions)
         if type(event) is Goodbye:
             self.intake.forget(peer.client)
 
@@ -442,56 +437,6 @@ class Service:
             self.ownership.expect(h for h in self._holders() if h.client == peer.client)
             return actions
         return self.controller.stage_event(peer.client, event, time.monotonic_ns())
-
-    def _take_results(self) -> None:
-        for result in self.actuator.results():
-            if not isinstance(result, Failed):
-                self.controller.written(*result)
-                self.obedience.written(result.uuid, result.clock_mhz, result.end_ns)
-                self._failures.pop(result.uuid, None)
-            elif result.uuid is None:
-                log.error("%s", result.why)
-                self._act(self.controller.release_all(result.why))
-            else:
-                if self._failures.get(result.uuid) != result.why:  # it is tried again and again
-                    told = fields(MessageId.WRITE_FAILED, gpu=result.uuid)
-                    log.error("%s", result.why, extra=told)
-                self._failures[result.uuid] = result.why
-                if result.uuid not in self.controller.withheld:
-                    self._act(self.controller.release_gpu(result.uuid, result.why))
-
-    def _act(self, actions: list[Action]) -> None:
-        for action in actions:
-            match action:
-                case SetClock(uuid, clock_mhz):
-                    if self.actuator.set_clock(uuid, clock_mhz):
-                        self.counters.loop.decided()
-                case RequestPlan():
-                    self.counters.plans.request(action.request)
-                    self.planner.request(action)
-                case Refuse(client, code, reason):
-                    if (peer := self.intake.peer(client)) is not None:
-                        self.intake.refuse(peer, code, reason)
-                        self.intake.forget(client)
-                case Recall() | Remember() | Discard():
-                    self.keeper.act(action)
-                case Forget(client):
-                    self.intake.forget(client)
-                case JobEnded(job, iteration):
-                    seen = (
-                        f"in iteration {iteration}"
-                        if iteration >= 0
-                        else "and no iteration was seen"
-                    )
-                    told = fields(MessageId.JOB_ENDED, job=job)
-                    log.info("job %s: ended %s", job, seen, extra=told)
-                    self.counters.jobs.end(action)
-                    self.status.ended.add(job, iteration)
-                    self.straggler_log.forget(job)
-                case Notice(job, text, straggler):
-                    self.counters.jobs.notice(action)
-                    if straggler is None or self.straggler_log.wants(job, straggler):
-                        log.info("job %s: %s", job, text, extra=of_notice(action))
 
     def _stop(self, number: int, _frame: object) -> None:
         log.info("stopping on %s", signal.Signals(number).name)

@@ -75,9 +75,9 @@ def test_jobs_that_ended_are_remembered_until_they_come_back() -> None:
 def test_a_job_that_says_goodbye_is_told_as_ended(service, helpers) -> None:
     """The core says that its last process is gone, and the status when that was."""
     hello = helpers.hello(job="short", gpus=[next(iter(service.controller.gpus))])
-    service._act(service.controller.hello("a", "me", hello))
+    service.deeds.do(service.controller.hello("a", "me", hello))
     assert service.status.make()["ended"] == []
-    service._act(service.controller.client_lost("a", "has said goodbye"))
+    service.deeds.do(service.controller.client_lost("a", "has said goodbye"))
     (told,) = service.status.make()["ended"]
     assert (told["id"], told["iteration"]) == ("me:short", -1)
 
