@@ -39,11 +39,13 @@ def pause(daemon: Mapping[str, object]) -> str | None:
 def missing_gpus(daemon: Mapping[str, object]) -> list[str]:
     """Of each GPU that could not be opened, which and why."""
     missing = daemon.get("missing_gpus")
-    return [
-        f"GPU {safe(gpu.get('index'))} could not be opened: {safe(gpu.get('why'))}"
-        for gpu in (missing if isinstance(missing, list) else [])
-        if isinstance(gpu, Mapping)
-    ]
+    listed = missing if isinstance(missing, list) else []
+    return [missing_gpu(gpu) for gpu in listed if isinstance(gpu, Mapping)]
+
+
+def missing_gpu(gpu: Mapping[str, object]) -> str:
+    """One entry of `missing_gpus`."""
+    return f"GPU {safe(gpu.get('index'))} could not be opened: {safe(gpu.get('why'))}"
 
 
 def blind(daemon: Mapping[str, object]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perseusd.ctl.telling import missing_gpu
 from perseusd.exporter.metric import Status
 from perseusd.exporter.snapshot import Snapshot
 
@@ -56,10 +57,7 @@ def _processes(status: Status) -> list[str]:
 
 
 def _gpus(status: Status) -> list[str]:
-    missing = [
-        f"GPU {gpu['index']} could not be opened: {gpu['why']}"
-        for gpu in status["daemon"]["missing_gpus"]
-    ]
+    missing = [missing_gpu(gpu) for gpu in status["daemon"]["missing_gpus"]]
     if not status["gpus"] and not missing:
         return ["there is no GPU"]
     return missing + [_unreadable(gpu) for gpu in status["gpus"] if gpu["state"] != "ok"]

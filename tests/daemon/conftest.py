@@ -40,19 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 PATIENCE_S = 40.0  # far above anything measured: the machine may be busy
 
-# An iteration takes half a second; learning and two changes of state are to take few of them. The
-# budgets are wide, so that a busy machine's late writes are no reason to let go.
-CONFIG = """
-[limits]
-slowdown_budget = 0.1
-learning_slowdown = 0.1
-max_writes_per_s = 12
-max_node_write_share = 0.5
-silence_s = 1.0
-[learning]
-baseline_iterations = 3
-max_iterations = 5
-"""
+CONFIG = (Path(__file__).parents[1] / "soon_held.toml").read_text(encoding="utf-8")
 
 
 def _work(top_s: float) -> WorkCurve:

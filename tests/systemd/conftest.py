@@ -27,24 +27,15 @@ from perseusd.gpus.simulated import SPECS, SimulatedNode, create_node
 PATIENCE_S = 60.0  # far above anything measured: the machine may be busy
 GPUS = 3
 
+SOON_HELD = (CHECKOUT / "tests" / "soon_held.toml").read_text(encoding="utf-8")
+
 # All of this node, training included, is in one container: its process ids are not the driver's.
-# An iteration takes a third of a second; learning is to take few of them, and a busy machine's late
-# writes are no reason to let go.
-CONFIG = """
+CONFIG = f"""
 [clock]
 socket = "/run/perseusd-clock/clock.sock"
 [access]
 gpu_check = "off"
-[limits]
-slowdown_budget = 0.1
-learning_slowdown = 0.1
-max_writes_per_s = 12
-max_node_write_share = 0.5
-silence_s = 1.0
-[learning]
-baseline_iterations = 3
-max_iterations = 5
-"""
+{SOON_HELD}"""
 
 # The driver of this machine: where the units find the fake library and its GPUs.
 DRIVER = """
