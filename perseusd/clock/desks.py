@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from perseusd.clock.guard import UNASKED_RESET, Answer, Ask, GpuDesk, Limits
-from perseusd.clock.intent import IntentError, IntentFile
+from perseusd.clock.intent import OTHERS, IntentError, IntentFile, Saver
 from perseusd.clock.protocol import UNLOCKED, GpuName, ResultCode, WriteResult
 from perseusd.clock.writer import GpuWriter, Outcome
 from perseusd.gpus.base import Gpu
@@ -23,6 +23,7 @@ class Desks:
 
     report: called with the request and its result. wake: called on a writer's thread when a driver
     call has ended; `take_outcomes` is to be called soon after.
+    unavailable: why GPUs of this node have no desk, as whoever opens them says; empty: all have.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Desks:
         self._limits = limits
         self._standing = standing or {}
         self._intent = intent
+        self._saver = Saver(intent, log)
         self._log = log
         self._outcomes: deque[Outcome] = deque()
         self._wake: Callable[[], None] = _nothing
@@ -45,8 +47,9 @@ class Desks:
         self._retries: dict[int, tuple[int, int]] = {}  # by GPU: (not before ns, then after ns)
         self._desks: dict[int, GpuDesk] = {}
         self._writers: dict[int, GpuWriter] = {}
-        self._damaged = intent.damage is not None
+        self._any = intent.damage is not None or OTHERS in intent.uuids  # may be locked, if unseen
         self._seen: set[str] = set()  # since this process started
+        self.unavailable: Sequence[str] = ()
         for gpu in gpus:
             self.add(gpu)
 
@@ -58,7 +61,7 @@ class Desks:
         index, full = gpu.info.index, standing_mhz(gpu.info, self._standing)
         uuid = gpu.info.uuid
         may_be_locked = self._intent.may_be_locked(uuid)
-        if self._damaged and uuid not in self._seen:
+        if self._any and uuid not in self._seen:
             may_be_locked = True
         self._seen.add(uuid)
         self._desks[index] = GpuDesk(gpu.info, self._limits, may_be_locked, full)
@@ -89,6 +92,15 @@ class Desks:
     def busy(self) -> bool:
         """A driver call is under way, or hangs."""
         return any(desk.running is not None for desk in self._desks.values())
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """GPUs that may be locked and have no desk, by UUID; OTHERS: some without a name."""
+        named = self._intent.uuids
+        if self._intent.damage is not None:
+            named |= {OTHERS}
+        here = {desk.gpu.uuid for desk in self._desks.values()}
+        return named - here if self.unavailable else named - here - {OTHERS}
 
     def ask(self, gpu_index: int, ask: Ask) -> None:
         desk = self._desks.get(gpu_index)
@@ -151,21 +163,46 @@ class Desks:
         return max(0, min(due) - now_ns) if due else None
 
     def settle_intent(self) -> None:
-        """Take what has been put back out of the intent file."""
-        back = {d.gpu.uuid for d in self._desks.values() if not d.may_be_locked}
-        try:
-            self._intent.remove(back)
-        except IntentError as error:
-            self._log(f"{error}; the next start resets GPUs that need no reset")
+        """Take what has been put back out of the intent file, without waiting for the disk."""
+        back = {desk.gpu.uuid for desk in self._desks.values() if not desk.may_be_locked}
+        if self._desks and not self.unavailable and self.all_back:
+            back.add(OTHERS)
+        if self._intent.forget(back):
+            self._saver.save()
+
+    def await_intent(self, patience_s: float) -> None:
+        """Until the intent file says what is so, if that does not take too long."""
+        if not self._saver.save().wait(patience_s):
+            self._log(
+                f"intent file {self._intent.path}: the disk takes very long; the next start resets "
+                "GPUs that need no reset"
+            )
 
     def report_left(self) -> None:
-        """Say which GPUs may still be locked."""
+        """Say which GPUs may still be locked, what failed, and what to do."""
         for desk in self._desks.values():
             if desk.may_be_locked:
-                self._log(
-                    f"GPU {desk.gpu.index} ({desk.gpu.uuid}) may still be locked: no reset of it "
-                    "has worked; it stays in the intent file for the next start"
-                )
+                gpu = desk.gpu
+                self._report_left(f"GPU {gpu.index} ({gpu.uuid})", gpu.uuid, self._failure(desk))
+        for uuid in sorted(self.missing):
+            self._report_left(_name(uuid), "GPU" if uuid == OTHERS else uuid, self._absence())
+
+    def _report_left(self, name: str, selector: str, why: str) -> None:
+        self._log(
+            f"{name} may still be locked: {why}. It stays in {self._intent.path}; once the cause "
+            "is gone, start perseusd-clock, or call it with --reset, to put it back. By hand: "
+            f"nvidia-smi -i {selector} --reset-gpu-clocks"
+        )
+
+    def _failure(self, desk: GpuDesk) -> str:
+        if desk.running is not None:
+            return f"a write of GPU {desk.gpu.index} has not returned"
+        return self._last_errors.get(desk.gpu.index) or "no reset of it has worked"
+
+    def _absence(self) -> str:
+        if self.unavailable:
+            return f"it could not be opened ({'; '.join(self.unavailable)})"
+        return "it is not among this node's GPUs (if it has left for good, remove the intent file)"
 
     def _begin_at(self, index: int, desk: GpuDesk, now_ns: int) -> None:
         begun = desk.begin(now_ns)
@@ -188,19 +225,23 @@ class Desks:
 
     def check_intent(self) -> None:
         """Make a damaged intent file sound again, and speak of what it says."""
-        here = {desk.gpu.uuid for desk in self._desks.values()}
         if self._intent.damage is not None:
             self._log(f"{self._intent.damage}; resetting all")
+            here = {desk.gpu.uuid for desk in self._desks.values()}
             try:
-                self._intent.repair(here)
+                self._intent.repair(here | {OTHERS} if self.unavailable else here)
             except IntentError as error:
                 self._log(f"{error}; no clock will be locked")
-        for uuid in sorted(self._intent.uuids - here):
-            self._log(f"{uuid} may be locked but is not here; it stays in {self._intent.path}")
+        for uuid in sorted(self.missing):
+            self._log(f"{_name(uuid)} may be locked and is not here")
 
     def _on_outcome(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
         self._wake()
+
+
+def _name(uuid: str) -> str:
+    return "a GPU whose name is not known" if uuid == OTHERS else uuid
 
 
 def _nothing() -> None:

@@ -56,7 +56,11 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     limits = Limits(options.min_clock_fraction, options.allow_mig)
     desks = Desks((), intent, limits, _log, dict(options.standing_lock))
-    holding = Holding(lambda wait_s: open_gpus(options.simulated, wait_s), desks, _log)
+    try:
+        holding = Holding(lambda wait_s: open_gpus(options.simulated, wait_s), desks, _log)
+    except PerseusError:
+        desks.report_left()
+        raise
     timeouts = Timeouts(heartbeat_s=options.heartbeat_timeout)
     server = ClockServer(desks, timeouts, _log, holding)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -39,6 +39,9 @@ from perseusd.systemd import Pulse
 
 _NS = 1_000_000_000
 
+_LAST_SAVE_S = 0.5
+"""For the disk, though the driver has used up all the time there is."""
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -92,7 +95,8 @@ class ClockServer:
         return self._run()
 
     def restore(self) -> bool:
-        """Reset whatever may be locked, within the time set for it; True if all of it worked."""
+        """Reset whatever may be locked, within the time set for it; True if all of it worked, and
+        no GPU that may be locked was missing."""
         deadline_ns = time.monotonic_ns() + self._restore_ns
         self._desks.take_outcomes()
         self._desks.release()
@@ -102,9 +106,11 @@ class ClockServer:
             self._wait([], left_ns if retry_ns is None else min(retry_ns, left_ns))
             self._desks.take_outcomes()
             self._desks.begin()
+            self._desks.settle_intent()
         self._desks.settle_intent()
+        self._desks.await_intent(max(_LAST_SAVE_S, (deadline_ns - time.monotonic_ns()) / _NS))
         self._desks.report_left()
-        return self._desks.all_back
+        return self._desks.all_back and not self._desks.missing
 
     def stop(self, reason: str) -> None:
         """Make the loop end; may be called from a signal handler."""
@@ -161,6 +167,9 @@ class ClockServer:
     def _sleep_ns(self) -> int | None:
         """How long nothing can happen unasked: a late heartbeat, a retry, a sign of life."""
         ends = [self._desks.retry_ns(), self._pulse.due_ns()]
+        if self._holding is not None:
+            look_in_s = self._holding.look_in_s(self._served)
+            ends.append(None if look_in_s is None else round(look_in_s * _NS))
         connection = self._connection
         if connection is not None and self._leased() and not self._desks.all_back:
             late_ns = connection.heartbeat_ns + self._heartbeat_ns + 1
@@ -213,13 +222,13 @@ class ClockServer:
 
     def _look_after(self, holding: Holding) -> None:
         """The driver may have been opened, and a GPU may have come that was not there."""
+        holding.seek(self._wake)
         held, error = holding.held, holding.opened()
         if error is not None:
-            self._log(str(error))
             self._hang_up()
         elif holding.held and not held and self._connection is not None:
             self._say_hello()
-        elif arrived := {gpu.info.uuid for gpu in holding.arrivals()}:
+        elif arrived := {gpu.info.uuid for gpu in holding.arrivals(self._served)}:
             self._log(f"now here: {', '.join(sorted(arrived))}")
             for name in self._desks.names():
                 if name.uuid in arrived:
@@ -259,6 +268,10 @@ class ClockServer:
             self._desks.ask(gpu_index, ask)
         else:
             self._desks.answer(gpu_index, Answer(ask, ResultCode.NO_HEARTBEAT))
+
+    @property
+    def _served(self) -> bool:
+        return self._connection is not None and not self._connection.closing
 
     def _leased(self) -> bool:
         connection = self._connection

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import nvml_build
 import pytest
 
 from perseusd.clock.client import ClockClient
-from perseusd.clock.protocol import WriteResult
+from perseusd.clock.protocol import ResultCode, WriteResult
 from perseusd.gpus.simulated import SPECS, SimulatedNode, create_node
 
 PATIENCE_S = 10.0  # far above anything measured: the machine may be busy
@@ -173,6 +175,22 @@ def make_room(tmp_path: Path) -> Iterator[Rooms]:
     yield make
     for room in rooms:
         room.close()
+
+
+@pytest.fixture
+def left_locked(make_room: Rooms, nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Three GPUs, on the fake NVML library, that a clock process which was killed left locked."""
+    made = make_room(3)
+    for name, value in nvml_build.environment(nvml_library, made.node.path).items():
+        monkeypatch.setenv(name, value)
+    made.arguments = ["--state-dir", str(made.state)]
+    clock = made.start()
+    for index in range(3):
+        assert clock.result(clock.client.lock(index, 1005)).code is ResultCode.OK
+    clock.process.kill()
+    clock.process.wait()
+    assert made.locks == [1005] * 3
+    return made
 
 
 @pytest.fixture

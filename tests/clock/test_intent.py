@@ -21,7 +21,8 @@ intent.add("GPU-always")
 print("ready", flush=True)
 while True:
     intent.add("GPU-sometimes")
-    intent.remove({"GPU-sometimes"})
+    intent.forget({"GPU-sometimes"})
+    intent.save()
 """
 
 
@@ -31,11 +32,15 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_added_is_found_again(path: Path) -> None:
-    """Another reader sees what was added and not removed."""
+    """Another reader sees what was added and not forgotten."""
     intent = IntentFile(path)
     intent.add("GPU-0")
     intent.add("GPU-1")
-    intent.remove({"GPU-0", "GPU-7"})
+    assert intent.forget({"GPU-0", "GPU-7"})
+    assert not intent.forget({"GPU-0"})
+    assert not intent.may_be_locked("GPU-0")
+    assert IntentFile(path).uuids == {"GPU-0", "GPU-1"}  # until it is saved
+    intent.save()
     found = IntentFile(path)
     assert found.uuids == {"GPU-1"}
     assert found.may_be_locked("GPU-1")
@@ -86,6 +91,20 @@ def test_unwritable_is_an_error_and_changes_nothing(path: Path) -> None:
     with pytest.raises(IntentError, match=path.name):
         intent.add("GPU-0")
     assert intent.uuids == frozenset()
+
+
+def test_what_could_not_be_saved_is_saved_later(path: Path) -> None:
+    """A GPU that was reset is forgotten, whatever the disk does; a later save tells it, too."""
+    intent = IntentFile(path)
+    intent.add("GPU-0")
+    path.with_name(path.name + ".new").mkdir()
+    intent.forget({"GPU-0"})
+    with pytest.raises(IntentError):
+        intent.save()
+    assert not intent.may_be_locked("GPU-0")
+    path.with_name(path.name + ".new").rmdir()
+    intent.save()
+    assert IntentFile(path).uuids == frozenset()
 
 
 def test_killed_writer_leaves_a_sound_file(path: Path) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import nvml_build
 import pytest
 from nvml_faults import HANG, gpu_controls, set_faults
 
-from perseusd.clock.protocol import ResultCode
 from perseusd.gpus import OPEN_S
 
-Rooms = Callable[..., Any]
 Waiter = Callable[..., bool]
 
 OPENING = "nvmlDeviceGetName"
@@ -22,19 +19,8 @@ RESET = "nvmlDeviceResetGpuLockedClocks"
 
 
 @pytest.fixture
-def room(make_room: Rooms, nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Three GPUs that a clock process which was killed left locked."""
-    made = make_room(3)
-    for name, value in nvml_build.environment(nvml_library, made.node.path).items():
-        monkeypatch.setenv(name, value)
-    made.arguments = ["--state-dir", str(made.state)]
-    clock = made.start()
-    for index in range(3):
-        assert clock.result(clock.client.lock(index, 1005)).code is ResultCode.OK
-    clock.process.kill()
-    clock.process.wait()
-    assert made.locks == [1005] * 3
-    return made
+def room(left_locked: Any) -> Any:
+    return left_locked
 
 
 def hello_s(clock: Any, wait_for: Waiter) -> float:
@@ -85,9 +71,62 @@ def test_a_reset_is_tried_again_while_another_gpu_is_opened(room: Any, wait_for:
 
 
 def test_a_reset_on_demand_leaves_what_is_not_there_for_later(room: Any) -> None:
-    """`--reset` puts back what it can, names the GPU that hangs, and keeps it noted."""
+    """`--reset` puts back what it can, names the GPU that hangs, keeps it noted, and fails."""
     set_faults(room.node.path, (OPENING, 1, HANG))
     done = room.run("--reset")
+    assert done.returncode == 1
     assert room.locks == [None, 1005, None]
     assert room.intent == [room.node.gpus[1].info.uuid]
     assert room.intent[0] in done.stderr
+    assert "does not answer" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "gpu"),
+    [(OPENING, 1), (RESET, 1), ("nvmlInitWithFlags", -1), ("nvmlDeviceGetCount_v2", -1)],
+)
+def test_a_reset_that_failed_says_so(room: Any, function: str, gpu: int) -> None:
+    """A GPU that does not open, or is not reset, or no driver at all: exit code 1, which GPU, what
+    failed and what to do; and the next one puts it back."""
+    uuid = room.node.gpus[1].info.uuid
+    set_faults(room.node.path, (function, gpu, 999))
+    done = room.run("--reset")
+    assert done.returncode == 1
+    assert uuid in room.intent
+    lines = [line for line in done.stderr.splitlines() if "may still be locked" in line]
+    (said,) = (line for line in lines if f"-i {uuid} --reset-gpu-clocks" in line)
+    assert function[:8] in said
+    assert str(room.state / "clock-intent.json") in said
+    set_faults(room.node.path)
+    done = room.run("--reset")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert room.unlocked
+    assert room.intent == []
+
+
+def test_a_gpu_that_is_not_in_this_node_fails_a_reset(room: Any) -> None:
+    """What is noted of a GPU that has left is kept and told, and how to be rid of it."""
+    path = room.state / "clock-intent.json"
+    said = json.loads(path.read_text())
+    said["may_be_locked"].append("GPU-elsewhere")
+    path.write_text(json.dumps(said))
+    done = room.run("--reset")
+    assert done.returncode == 1
+    assert room.unlocked
+    assert room.intent == ["GPU-elsewhere"]
+    assert "GPU-elsewhere may still be locked: it is not among" in done.stderr
+
+
+def test_what_a_damaged_file_may_have_named_is_not_forgotten(room: Any) -> None:
+    """A GPU that did not open while the file was damaged is put back by whoever can open it, though
+    the file is sound by then."""
+    (room.state / "clock-intent.json").write_text("{")
+    set_faults(room.node.path, (OPENING, 1, 999))
+    done = room.run("--reset")
+    assert done.returncode == 1
+    assert "a GPU whose name is not known may still be locked" in done.stderr
+    assert room.locks == [None, 1005, None]
+    set_faults(room.node.path)
+    assert room.run("--reset").returncode == 0
+    assert room.unlocked
+    assert room.intent == []
