@@ -104,6 +104,7 @@ def _serve(server: ClockServer, options: argparse.Namespace) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="perseusd-clock",
+        allow_abbrev=False,
         description="The only process of perseusd that writes GPU clocks. It puts them back when "
         "the daemon dies, hangs or stops.",
     )

@@ -33,6 +33,7 @@ def clock(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     [
         [],
         ["--fd", "0"],
+        ["--res", "--state-dir", "x"],
         ["--reset", "--fd", "0", "--state-dir", "x"],
         ["--fd", "x", "--state-dir", "x"],
         ["--reset", "--state-dir", "x", "--min-clock-fraction", "0"],
