@@ -168,8 +168,7 @@ class Pacer:
             self._look_ahead(rank, number)
             return self._ask(rank, None)
         outlook = paced.outlooks[rank]
-        pace.busy_until_ns = now_ns + outlook.busy_ns[position]
-        pace.then_ns = outlook.then_ns[position]
+        self._foresee(rank, now_ns + outlook.busy_ns[position], outlook.then_ns[position])
         wanted = paced.plan.clocks[rank][position]
         requests = self._ask(rank, wanted)
         timeline = paced.timelines[rank]
@@ -189,16 +188,23 @@ class Pacer:
         if following >= len(clocks):
             self._look_ahead(rank, number)
             return self._ask(rank, None)
-        pace.busy_until_ns, pace.then_ns = now_ns, paced.outlooks[rank].raise_ns[following]
+        self._foresee(rank, now_ns, paced.outlooks[rank].raise_ns[following])
         requests = self._ask(rank, clocks[following])
         self._schedule(rank, paced, following, now_ns, timeline.end_s[position])
         return requests
 
     def _look_ahead(self, rank: int, number: int) -> None:
         """Nothing is lowered on this rank before its next iteration begins."""
-        paced, pace = self.plan_for(number + 1), self._pace[rank]
-        pace.busy_until_ns = 0.0
-        pace.then_ns = math.inf if paced is None else paced.outlooks[rank].raise_ns[0]
+        paced = self.plan_for(number + 1)
+        self._foresee(rank, 0.0, math.inf if paced is None else paced.outlooks[rank].raise_ns[0])
+
+    def _foresee(self, rank: int, busy_until_ns: float, then_ns: float) -> None:
+        """See `Outlook`; where another plan is to come, its first raise may come sooner."""
+        pace = self._pace[rank]
+        since, coming = self._plans[-1] if self._plans else (0, None)
+        if since > pace.number and coming is not None:
+            then_ns = min(then_ns, coming.outlooks[rank].raise_ns[0])
+        pace.busy_until_ns, pace.then_ns = busy_until_ns, then_ns
 
     def _note_pace(self, rank: int, predicted_s: float, now_ns: int) -> None:
         pace = self._pace[rank]
@@ -234,7 +240,8 @@ class Pacer:
         inf where nothing is lowered.
         """
         least_ns = min(
-            pace.then_ns + max(pace.busy_until_ns - now_ns, 0.0) for pace in self._pace.values()
+            (pace.then_ns + max(pace.busy_until_ns - now_ns, 0.0)) * min(pace.pace, 1.0)
+            for pace in self._pace.values()
         )
         lead_ns = 2 * self.latency_ns + SETTLE_NS + EARLY_NS  # another's write may go before
         return max(0.0, least_ns - lead_ns)

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseusd.core.events.paced import PacedPlan, Timeline
+from perseusd.core.events.paced import SHORTER, PacedPlan, Timeline
 from perseusd.core.events.pacing import (
     EARLY_NS,
     FIRST_LATENCY_NS,
     LATENCY_JUMP,
+    PACE_WEIGHT,
     SETTLE_NS,
     Pacer,
     Request,
@@ -348,8 +349,13 @@ Asked = list[tuple[int, int]]
 FULL = 9999
 
 
-def asked_for(plan: PacedPlan, events: list[tuple[int, bool, int, int]], *, wait: bool) -> Asked:
-    """Of one rank, whose events are heard at once, or wait for as long as they may."""
+def asked_for(
+    plan: PacedPlan, later: PacedPlan, events: list[tuple[int, bool, int, int]], *, wait: bool
+) -> Asked:
+    """Of one rank, whose events are heard at once, or wait for as long as they may.
+
+    later: the plan from iteration 1 on, which is there after the very first event.
+    """
     pacer, now, events = Pacer(1), 0, list(events)
     pacer.adopt(plan, 0)
     asked = [(0, FULL)]
@@ -362,6 +368,8 @@ def asked_for(plan: PacedPlan, events: list[tuple[int, bool, int, int]], *, wait
         while events and events[0][0] <= now:
             stamp, starts, number, position = events.pop(0)
             requests += (pacer.started if starts else pacer.ended)(0, number, position, stamp)
+            if starts and number == position == 0:
+                pacer.adopt(later, 1)
         for request in requests + pacer.due(now):
             asked.append((now, request.clock_mhz or FULL))
     return asked
@@ -373,24 +381,25 @@ def at(asked: Asked, moment: int) -> int:
 
 @given(
     st.lists(
-        st.tuples(clocks, st.integers(5, 90), st.sampled_from([0, 0, 0, 5, 60])),
+        st.tuples(clocks, clocks, st.integers(5, 90), st.sampled_from([0, 0, 0, 5, 60])),
         min_size=1,
         max_size=8,
     ),
     st.lists(st.tuples(st.floats(1, 1.2), st.floats(0, 2)), min_size=24, max_size=24),
 )
 def test_events_that_wait_make_nothing_slower(
-    shape: list[tuple[int | None, int, int]], real: list[tuple[float, float]]
+    shape: list[tuple[int | None, int | None, int, int]], real: list[tuple[float, float]]
 ) -> None:
     """However waits turn out, and with computations as long as predicted, or longer: never is a
     lower clock asked for than if events were heard at once, unless it is what is wanted now and
-    once a write has landed."""
-    own = [c for c, _, _ in shape], [float(ms) for _, ms, _ in shape]
-    plan = plan_of(own, waits=[wait_ms for _, _, wait_ms in shape])
+    once a write has landed. The second iteration has another plan."""
+    first, second, lengths, waits = map(list, zip(*shape, strict=True))
+    plans = [plan_of((own, lengths), waits=waits) for own in (first, second)]
     events, wanted, now = [], [(0, FULL)], 10**9
     for nth, (length, wait) in enumerate(real[: 3 * len(shape)]):
         number, position = divmod(nth, len(shape))
-        clock, length_ms, wait_ms = shape[position]
+        *own, length_ms, wait_ms = shape[position]
+        clock = own[min(number, 1)]
         begin = now + int(wait * wait_ms * MS)
         now = begin + int(length * length_ms * MS)
         events += [(begin, True, number, position), (now, False, number, position)]
@@ -398,7 +407,7 @@ def test_events_that_wait_make_nothing_slower(
         if position == len(shape) - 1:
             wanted.append((now, FULL))
             now += 20 * MS
-    at_once, waiting = (asked_for(plan, events, wait=wait) for wait in (False, True))
+    at_once, waiting = (asked_for(*plans, events, wait=wait) for wait in (False, True))
     for moment in sorted({when for told in (at_once, waiting) for when, _ in told}):
         needed = max(at(wanted, moment), at(wanted, moment + LEAD_NS))
         assert at(waiting, moment) >= min(at(at_once, moment), needed)
@@ -422,3 +431,25 @@ def test_no_event_waits_for_a_plan_that_no_rank_was_heard_of_under() -> None:
     assert pacer.patience_ns(0) == 0
     pacer.ended(0, 0, 0, 80 * MS)
     assert pacer.patience_ns(80 * MS) > 25 * MS
+
+
+@pytest.mark.parametrize("clocks", [[None, None], [900, 900]])
+def test_events_wait_for_no_raise_of_the_plan_to_come(clocks: list[int | None]) -> None:
+    """However late the plan in force has its own."""
+    pacer = Pacer(1)
+    pacer.adopt(plan_of((clocks, [400.0, 400.0])), 0)
+    pacer.adopt(plan_of(([900, None], [40.0, 400.0])), 1)
+    pacer.started(0, 0, 0, 0)
+    pacer.ended(0, 0, 0, 400 * MS)
+    assert pacer.patience_ns(400 * MS) < 40 * MS
+
+
+def test_events_wait_less_of_a_rank_that_is_faster_than_predicted() -> None:
+    pacer = Pacer(1)
+    pacer.adopt(plan_of(([900, 900, None], [100.0, 100.0, 100.0])), 0)
+    pacer.started(0, 0, 0, 0)
+    pacer.ended(0, 0, 0, 20 * MS)
+    lead_ns = 2 * pacer.latency_ns + SETTLE_NS + EARLY_NS
+    assert pacer.patience_ns(20 * MS) + lead_ns == pytest.approx(
+        SHORTER * 100 * MS * (1 - PACE_WEIGHT * 0.8)
+    )
