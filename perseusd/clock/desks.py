@@ -191,7 +191,7 @@ class Desks:
         self._log(
             f"{name} may still be locked: {why}. It stays in {self._intent.path}; once the cause "
             "is gone, start perseusd-clock, or call it with --reset, to put it back. By hand: "
-            f"nvidia-smi -i {selector} --reset-gpu-clocks"
+            f"nvidia-smi -i {selector} --reset-gpu-clocks (then the site's own lock, if it has one)"
         )
 
     def _failure(self, desk: GpuDesk) -> str:

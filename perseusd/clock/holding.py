@@ -71,7 +71,8 @@ class Holding:
 
     def seek(self, done: Callable[[], None]) -> None:
         """`open`, if it is time to look for a GPU that may be lowered and is not here."""
-        if self._node is None and self._desks.missing and time.monotonic() >= self._look_s:
+        idle = self._node is None and self._opening is None
+        if idle and self._desks.missing and time.monotonic() >= self._look_s:
             pause_s = min(2 * self._pause_s, LAST_LOOK_S)
             self.open(done)
             self._pause_s = pause_s
@@ -123,11 +124,12 @@ class Holding:
         """GPUs that could not be opened before, and now are at a desk.
 
         served: a daemon is there, so those that have failed are tried again, now and then; without
-        one the driver is let go of first, and `seek` tries them.
+        one the driver is let go of first, and `seek` tries them; but where a call that hangs keeps
+        it, they are tried here.
         """
         if self._node is None:
             return ()
-        if not served:
+        if not (served or self._node.hanging):
             come = self._node.await_some(0.0)
         elif time.monotonic() < self._look_s:
             return ()

@@ -6,6 +6,8 @@ an earlier boot means none: no lock outlives a reboot, and what stands now is so
 
 A disk may be slow, or hang for ever. So a GPU's first lock waits for it, on that GPU's own thread,
 and nobody else does: that a GPU has been reset is saved by a `Saver`, whenever the disk takes it.
+Only a start that finds the file damaged waits, too, after its first resets: nothing may be locked
+before the file is sound.
 """
 
 from __future__ import annotations

@@ -44,15 +44,19 @@ def _resume_one(arguments: argparse.Namespace, config: Config) -> None:
     if arguments.json:
         print_json({"name": name, "changed": changed})
     elif not changed:
-        print(
-            f"nothing to resume: {name} was not released, and no other tool's clock is known there"
-        )
+        other = ", and no other tool's clock is known there" if _is_gpu(name, config) else ""
+        print(f"nothing to resume: {name} was not released{other}")
     elif paused:
         print(f"{name}: released no longer")
     else:
         print(f"{name}: its clock is perseusd's again, and full until there is a plan")
     if paused and not arguments.json:
         print(f"but perseusd is {paused}")
+
+
+def _is_gpu(name: str, config: Config) -> bool:
+    """Of a job it is not said: another tool's clock is on a GPU, and resumed by its name."""
+    return any(gpu["uuid"] == name for gpu in fetch(config)["gpus"])
 
 
 def _end_pause(arguments: argparse.Namespace, config: Config) -> None:

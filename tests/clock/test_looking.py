@@ -90,6 +90,19 @@ def test_it_is_put_back_once_it_opens(
     assert any(f"{room.node.gpus[1].info.uuid}" in line and "here" in line for line in unit.lines)
 
 
+def test_beside_a_gpu_whose_opening_hangs(
+    left_locked: Any, start: Callable[[], Unit], wait_for: Waiter
+) -> None:
+    """That call keeps the driver held, and no other GPU from being looked for."""
+    room = left_locked
+    set_faults(room.node.path, (OPENING, 0, HANG), (OPENING, 1, FAILED))
+    start()
+    assert wait_for(lambda: room.locks[2] is None)
+    time.sleep(2 * LOOK_S)
+    set_faults(room.node.path, (OPENING, 0, HANG))
+    assert wait_for(lambda: room.locks[1:] == [None, None], 3 * LOOK_S)
+
+
 def test_looks_are_few_and_let_go_of_the_driver(
     left_locked: Any, start: Callable[[], Unit], wait_for: Waiter
 ) -> None:

@@ -52,9 +52,7 @@ def test_one_job(resumed: Resume) -> None:
     """Its clock is perseusd's again only if it was not before, and nothing else is in the way."""
     there = {"name": "root:a", "driver": "held"}
     assert "perseusd's again" in resumed("a", changed=True, **there)
-    assert resumed("a", changed=False, **there).startswith(
-        "nothing to resume: root:a was not released"
-    )
+    assert resumed("a", changed=False, **there) == "nothing to resume: root:a was not released\n"
     assert json.loads(resumed("a", "--json", changed=False, **there)) == {
         "schema_version": 1,
         "name": "root:a",
@@ -68,3 +66,12 @@ def test_one_job_during_a_pause(resumed: Resume) -> None:
         shown = resumed("a", name="root:a", driver="free", changed=changed)
         assert "perseusd's again" not in shown
         assert "but perseusd is paused: every clock is full; `perseusctl resume` ends it" in shown
+
+
+def test_one_gpu(resumed: Resume, status: dict[str, Any]) -> None:
+    """Only of a GPU is it known that no other tool's clock is there."""
+    uuid = status["gpus"][0]["uuid"]
+    told = resumed(uuid, changed=False, name=uuid, driver="held")
+    assert told == (
+        f"nothing to resume: {uuid} was not released, and no other tool's clock is known there\n"
+    )

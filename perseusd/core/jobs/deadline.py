@@ -77,6 +77,11 @@ def _why_untried(known: Understanding) -> str:
     explorer = known.explorer
     if explorer.windows:
         ended = "one iteration" if explorer.iterations == 1 else f"{explorer.iterations} iterations"
+        if explorer.done(known.knowledge):  # more iterations would not be used
+            return (
+                f"learning ended after {ended}: no computation was seen to run at a lower clock, "
+                "and nowhere was there slack enough for a trial any more"
+            )
         return (
             f"learning ended after {ended} before anything was learned of a lower clock: no "
             "computation was seen to run at one"

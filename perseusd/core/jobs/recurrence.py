@@ -37,6 +37,7 @@ class Recurrence:
     """Since the last whole iteration."""
     _open: StageStart | None = None
     _said: int | None = None
+    _heard_ns: int = 0
 
     @property
     def trouble(self) -> str | None:
@@ -65,6 +66,7 @@ class Recurrence:
         if isinstance(event, StageEnd):
             if self._open is not None and self._open.token == event.token:
                 self._open = None
+                self._clocked(event)
         elif event.instruction != "other":
             self._started(event)
 
@@ -79,8 +81,16 @@ class Recurrence:
         self._differing += 1
         self._difference = _difference(last, whole)
 
+    def _clocked(self, event: StageStart | StageEnd) -> None:
+        back_s = (self._heard_ns - event.time_ns) * 1e-9
+        self._heard_ns = event.time_ns
+        if back_s > 0:
+            self._open = None
+            self._spoil(f"its stamps went back by {back_s:.3g} s")
+
     def _started(self, event: StageStart) -> None:
         self._computations += 1
+        self._clocked(event)
         before, self._open = self._open, event
         if before is not None:
             self._spoil(f"{_named(event)} started before {_named(before)} had ended")

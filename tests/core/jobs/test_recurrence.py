@@ -103,6 +103,18 @@ def test_a_computation_whose_end_was_lost_overlaps_with_none() -> None:
     assert "events of this rank were lost" in rank.trouble
 
 
+def test_stamps_that_go_back() -> None:
+    """In every iteration, as where a job's processes take turns on one connection."""
+    rank = Rank()
+    for number in range(PATIENCE):
+        assert not rank.trouble
+        rank.iterate((FORWARD, BACKWARD), number)
+        rank.now_ns -= 2_000_000_000
+    rank.start(FORWARD, PATIENCE)
+    assert "its stamps went back by 2 s" in rank.trouble
+    assert code_of(rank.trouble) is WhyCode.ORDER
+
+
 def test_microbatches_that_count_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """No computation comes twice: told when no iteration could be so long."""
     monkeypatch.setattr(recurrence, "ENDLESS", 50)

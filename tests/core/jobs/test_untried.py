@@ -53,6 +53,21 @@ def test_when_learning_ended_before_any_lower_clock_was_seen(
     made.until("hold", 10)
 
 
+def test_when_no_more_trials_found_room(node: NodeOf) -> None:
+    """More iterations of learning would change nothing, and are not what is advised."""
+    made = node()
+    written = made.controller.written
+    made.controller.written = lambda uuid, _clock_mhz, *when: written(uuid, None, *when)
+    made.join()
+    made.until("learn")
+    made.iterate(2)
+    made.job._known.explorer._teaches = 0.0  # as after a trial without a window
+    made.iterate(2)
+    why = made.job.reason
+    assert "nowhere was there slack enough for a trial any more" in why
+    assert code_of(why) is WhyCode.LITTLE_SLACK
+
+
 def test_without_a_lower_clock_that_is_allowed(node: NodeOf) -> None:
     """The setting that leaves none is named."""
     why = after(node(settings=Settings(min_clock_fraction=1.0)), 12)
