@@ -79,7 +79,7 @@ def test_it_is_put_back_once_it_opens(
     set_faults(room.node.path, (OPENING, 1, code))
     unit = start()
     assert wait_for(lambda: room.locks == [None, 1005, None])
-    time.sleep(3 * LOOK_S)
+    time.sleep(3 * LOOK_S)  # so that it was looked for in vain
     assert room.locks == [None, 1005, None]
     assert room.intent == [room.node.gpus[1].info.uuid]
     set_faults(room.node.path)
@@ -98,7 +98,7 @@ def test_beside_a_gpu_whose_opening_hangs(
     set_faults(room.node.path, (OPENING, 0, HANG), (OPENING, 1, FAILED))
     start()
     assert wait_for(lambda: room.locks[2] is None)
-    time.sleep(2 * LOOK_S)
+    time.sleep(2 * LOOK_S)  # so that it was looked for in vain
     set_faults(room.node.path, (OPENING, 0, HANG))
     assert wait_for(lambda: room.locks[1:] == [None, None], 3 * LOOK_S)
 
@@ -116,14 +116,14 @@ def test_looks_are_few_and_let_go_of_the_driver(
     held: list[bool] = []
     while time.monotonic() < until_s:
         held.append(unit.holds_the_driver)
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two samples of a share of the time
     assert 0 < gpu_controls(room.node.path, 1).calls - calls < 20
     assert sum(held) < len(held) / 5
     set_faults(room.node.path)
     assert wait_for(lambda: room.unlocked, 2 * PATIENCE_S)
     assert wait_for(lambda: not unit.holds_the_driver)
     calls = gpu_controls(room.node.path, 0).calls
-    time.sleep(2 * LOOK_S)
+    time.sleep(2 * LOOK_S)  # in which a look would come
     assert gpu_controls(room.node.path, 0).calls == calls
 
 
